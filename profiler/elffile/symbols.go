@@ -1,0 +1,4 @@
+package elffile
+
+// symbolCache is filled on the first look-up.
+type symbolCache struct{}

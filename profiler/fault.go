@@ -1,0 +1,20 @@
+package profiler
+
+// Fault is an error for a person: what happened, why, and what to do about
+// it. Commands print it as the three lines "error:", "cause:", "fix:".
+type Fault struct {
+	What string // lower case, no full stop
+	Why  error  // nil when What says it all
+	Fix  string // a command or a sentence; may be empty
+}
+
+// Error gives what happened and why, on one line.
+func (f *Fault) Error() string {
+	if f.Why == nil {
+		return f.What
+	}
+	return f.What + ": " + f.Why.Error()
+}
+
+// Unwrap gives the cause.
+func (f *Fault) Unwrap() error { return f.Why }
