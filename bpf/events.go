@@ -1,0 +1,183 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// EventKind is what fires the sampling program.
+type EventKind uint8
+
+// The kinds.
+const (
+	CPUClock EventKind = iota // software clock: works everywhere
+	Cycles                    // hardware cycle counter: also samples code that runs with interrupts off
+)
+
+// String is the event's name as perf knows it.
+func (k EventKind) String() string {
+	if k == Cycles {
+		return "cycles"
+	}
+	return "cpu-clock"
+}
+
+type event struct {
+	fd   int
+	link *link.RawLink
+}
+
+func (e event) close() {
+	if e.link != nil {
+		_ = e.link.Close()
+	}
+	_ = unix.Close(e.fd)
+}
+
+// Attach starts sampling on every CPU that is online at hz samples a second,
+// by hardware cycles where these really count, else by the software clock.
+func (k *Kernel) Attach(hz int) error {
+	k.kind, k.freq = CPUClock, hz
+	if hardwareCounts() {
+		k.kind = Cycles
+	}
+	return k.SyncCPUs()
+}
+
+// Event is what fires the samples, once attached.
+func (k *Kernel) Event() EventKind { return k.kind }
+
+// Detach stops sampling. Records that were taken can still be read.
+func (k *Kernel) Detach() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for cpu, e := range k.events {
+		e.close()
+		delete(k.events, cpu)
+	}
+}
+
+// SyncCPUs follows CPU hot-plug: it samples CPUs that came online and lets go
+// of those that went. Call it once in a while.
+func (k *Kernel) SyncCPUs() error {
+	online, err := onlineCPUs()
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.freq == 0 {
+		return nil
+	}
+	for cpu, e := range k.events {
+		if !online[cpu] {
+			e.close()
+			delete(k.events, cpu)
+		}
+	}
+	for cpu := range online {
+		if _, ok := k.events[cpu]; ok {
+			continue
+		}
+		e, err := attach(k.sampler, cpu, k.kind, k.freq)
+		if errors.Is(err, unix.ENODEV) {
+			continue // went offline meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("sample CPU %d by %s at %d Hz: %w", cpu, k.kind, k.freq, err)
+		}
+		k.events[cpu] = e
+	}
+	return nil
+}
+
+func attach(prog *ebpf.Program, cpu int, kind EventKind, hz int) (event, error) {
+	fd, err := openEvent(kind, cpu, hz)
+	if err != nil {
+		return event{}, err
+	}
+	e := event{fd: fd}
+	e.link, err = link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
+	if err != nil {
+		e.close()
+		return event{}, fmt.Errorf("attach program: %w", err)
+	}
+	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
+		e.close()
+		return event{}, fmt.Errorf("enable event: %w", err)
+	}
+	return e, nil
+}
+
+func openEvent(kind EventKind, cpu, hz int) (int, error) {
+	attr := unix.PerfEventAttr{
+		Type:   unix.PERF_TYPE_SOFTWARE,
+		Config: unix.PERF_COUNT_SW_CPU_CLOCK,
+		Size:   uint32(unix.PERF_ATTR_SIZE_VER5),
+		Sample: uint64(hz),
+		// exclude_idle is obeyed by the software clock only; the program skips PID 0 anyway.
+		Bits: unix.PerfBitDisabled | unix.PerfBitFreq | unix.PerfBitExcludeIdle,
+	}
+	if kind == Cycles {
+		attr.Type, attr.Config = unix.PERF_TYPE_HARDWARE, unix.PERF_COUNT_HW_CPU_CYCLES
+		attr.Bits &^= unix.PerfBitExcludeIdle
+	}
+	return unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
+}
+
+// hardwareCounts tries the cycle counter: virtual machines often accept the
+// event and never count.
+func hardwareCounts() bool {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	attr := unix.PerfEventAttr{
+		Type:   unix.PERF_TYPE_HARDWARE,
+		Config: unix.PERF_COUNT_HW_CPU_CYCLES,
+		Size:   uint32(unix.PERF_ATTR_SIZE_VER5),
+	}
+	fd, err := unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for start := time.Now(); time.Since(start) < 200*time.Microsecond; {
+		_ = syscall.Getppid()
+	}
+	var b [8]byte
+	n, err := unix.Read(fd, b[:])
+	return err == nil && n == 8 && order.Uint64(b[:]) > 0
+}
+
+func onlineCPUs() (map[int]bool, error) {
+	const path = "/sys/devices/system/cpu/online"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("list online CPUs: %w", err)
+	}
+	cpus := map[int]bool{}
+	for _, part := range strings.Split(strings.TrimSpace(string(text)), ",") {
+		low, high, isRange := strings.Cut(part, "-")
+		if !isRange {
+			high = low
+		}
+		from, err1 := strconv.Atoi(low)
+		to, err2 := strconv.Atoi(high)
+		if err1 != nil || err2 != nil {
+			return nil, fmt.Errorf("list online CPUs: %s says %q", path, text)
+		}
+		for cpu := from; cpu <= to; cpu++ {
+			cpus[cpu] = true
+		}
+	}
+	return cpus, nil
+}

@@ -1,0 +1,58 @@
+//go:build ignore
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * fork, exec, exit (BTF tracepoints: no tracefs, no kprobe). They run once per
+ * process, cost under a microsecond, and keep the kernel side true without
+ * waiting for user space: a child can be unwound and is a target from its
+ * first instruction on, and no process is unwound by a dead one's mappings.
+ * User space learns the same from perf's own records: see bpf/sideband.go.
+ */
+#include "include/kalypso/maps.h"
+#include "include/kalypso/task.h"
+#include <bpf/bpf_tracing.h>
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(klp_on_fork, struct task_struct *parent, struct task_struct *child)
+{
+	__u32 pid = klp_pid(child), from = klp_pid(parent);
+	struct klp_process *process;
+
+	if (!pid || pid == from || child->pid != child->tgid)
+		return 0;
+	if (klp_only_targets && bpf_map_lookup_elem(&targets, &from)) {
+		__u8 one = 1;
+
+		if (bpf_map_update_elem(&targets, &pid, &one, BPF_ANY))
+			klp_count(KLP_COUNT_PROCESS_UNTRACKED);
+	}
+	process = bpf_map_lookup_elem(&processes, &from);
+	if (process) {
+		struct klp_process copy = *process;
+
+		if (bpf_map_update_elem(&processes, &pid, &copy, BPF_ANY))
+			klp_count(KLP_COUNT_PROCESS_UNTRACKED);
+	}
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(klp_on_exec, struct task_struct *task)
+{
+	__u32 pid = klp_pid(task);
+
+	bpf_map_delete_elem(&processes, &pid);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(klp_on_exit, struct task_struct *task)
+{
+	__u32 pid = klp_pid(task);
+
+	/* do_exit() counts the thread off before it comes here. */
+	if (!pid || task->signal->live.counter)
+		return 0;
+	bpf_map_delete_elem(&processes, &pid);
+	bpf_map_delete_elem(&targets, &pid);
+	return 0;
+}
