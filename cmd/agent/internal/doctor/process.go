@@ -42,11 +42,14 @@ func (s self) kallsyms(context.Context) check.Outcome {
 		return check.Pass("/proc/kallsyms has addresses")
 	}
 	restrict := sysctl("kernel.kptr_restrict")
-	out := check.Fail("/proc/kallsyms addresses are zero (kptr_restrict=%s)", restrict)
-	if restrict == "2" {
-		return out.WithFix("sysctl kernel.kptr_restrict=1: 2 hides them from everybody")
+	switch restrict {
+	case "0": // then perf_event_paranoid decides, and the capability
+		return check.Fail("/proc/kallsyms addresses are zero (kptr_restrict=0, perf_event_paranoid=%s)", sysctl("kernel.perf_event_paranoid"))
+	case "2":
+		return check.Fail("/proc/kallsyms addresses are zero (kptr_restrict=2)").
+			WithFix("sysctl kernel.kptr_restrict=1: 2 hides them from everybody")
 	}
-	return out
+	return check.Fail("/proc/kallsyms addresses are zero (kptr_restrict=%s)", restrict)
 }
 
 // maxProcesses bounds the walk over /proc: a sample of a busy machine is
@@ -197,10 +200,6 @@ func (s self) mapFiles(context.Context) check.Outcome {
 	}
 	return check.Skip("not tried: this process maps no file")
 }
-
-// initialPIDNamespace is the inode number of the machine's own PID namespace:
-// PROC_PID_INIT_INO in include/linux/proc_ns.h.
-const initialPIDNamespace = "pid:[4026531836]"
 
 func pidNamespace(context.Context) check.Outcome {
 	ns, err := os.Readlink("/proc/self/ns/pid")

@@ -42,9 +42,13 @@ func capabilityBit(name string) (bit uint, ok bool) {
 	return 0, false
 }
 
-// initialUserNamespace is the inode number of the machine's own user
-// namespace: PROC_USER_INIT_INO in include/linux/proc_ns.h.
-const initialUserNamespace = "user:[4026531837]"
+// The inode numbers of the machine's own namespaces: PROC_IPC_INIT_INO,
+// PROC_USER_INIT_INO and PROC_PID_INIT_INO in include/linux/proc_ns.h.
+const (
+	initialIPCNamespace  = "ipc:[4026531839]"
+	initialUserNamespace = "user:[4026531837]"
+	initialPIDNamespace  = "pid:[4026531836]"
+)
 
 // readSelf reads what it can from proc, a /proc/PID directory; what cannot be
 // read is taken as absent.
@@ -64,13 +68,14 @@ func readSelf(proc string) self {
 	if ns, err := os.Readlink(filepath.Join(proc, "ns/user")); err == nil {
 		s.userns = ns != initialUserNamespace
 	}
-	for _, marker := range []string{"/.dockerenv", "/run/.containerenv"} {
-		if _, err := os.Stat(marker); err == nil {
-			s.container = true
+	// Virtual machines made from container images keep the marker files; they
+	// do not keep an IPC namespace of their own, which containers have.
+	if ns, err := os.Readlink(filepath.Join(proc, "ns/ipc")); err == nil && ns != initialIPCNamespace {
+		for _, marker := range []string{"/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io"} {
+			if _, err := os.Stat(marker); err == nil {
+				s.container = true
+			}
 		}
-	}
-	if os.Getenv("KUBERNETES_SERVICE_HOST") != "" {
-		s.container = true
 	}
 	return s
 }
