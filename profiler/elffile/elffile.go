@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"sync/atomic"
 )
 
 // MaxSectionBytes bounds one section read whole. Chromium's .eh_frame is
@@ -33,6 +35,7 @@ var (
 type File struct {
 	ELF    *elf.File // headers only; prefer the methods below
 	path   string
+	root   string // of the process it was opened for; empty for the agent's own
 	reader io.ReaderAt
 	closer io.Closer
 	size   int64
@@ -41,26 +44,40 @@ type File struct {
 	symbols symbolCache
 }
 
-// Open opens the ELF file at path, which is read lazily until Close.
+// Open opens the ELF file at path, which is read lazily until Close. path is
+// one of the agent's own name space, such as /usr/bin/x, /proc/PID/exe or
+// /proc/PID/map_files/…; to open a file by the name that a process knows it
+// by, see OpenIn.
 func Open(path string) (*File, error) {
-	f, err := os.Open(path)
+	r, err := openPlain(path)
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() {
-		err = fmt.Errorf("open %s: not a regular file", path)
+	return open(r, "", path)
+}
+
+// OpenIn opens the ELF file that a process with the root folder root
+// ("/proc/PID/root") knows as path. Links cannot lead out of root.
+func OpenIn(root, path string) (*File, error) {
+	r, err := OpenRegular(root, path, true)
+	if err != nil {
+		return nil, err
 	}
-	var file *File
+	return open(r, root, path)
+}
+
+func open(r *os.File, root, path string) (*File, error) {
+	st, err := r.Stat()
+	var f *File
 	if err == nil {
-		file, err = NewFile(f, st.Size(), path)
+		f, err = NewFile(r, st.Size(), path)
 	}
 	if err != nil {
-		_ = f.Close()
+		_ = r.Close()
 		return nil, err
 	}
-	file.closer = f
-	return file, nil
+	f.root, f.closer = root, r
+	return f, nil
 }
 
 // NewFile reads an ELF file of size bytes from r; path is only its name.
@@ -74,14 +91,40 @@ func NewFile(r io.ReaderAt, size int64, path string) (*File, error) {
 	return f, nil
 }
 
-// parse shields against panics in debug/elf on hostile input.
+// maxHeaderBytes bounds what is read to open a file: program headers, section
+// headers and section names. A kernel built with one section per function
+// has some MiB of them, executables a few KiB. Without the bound a sparse file
+// that claims 2^32 sections would fill the memory.
+const maxHeaderBytes = 4 << 20
+
+// parse reads the headers. It shields against panics in debug/elf on hostile
+// input.
 func parse(r io.ReaderAt) (f *elf.File, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("malformed ELF: %v", p)
+			f, err = nil, fmt.Errorf("malformed ELF: %v", p)
 		}
 	}()
-	return elf.NewFile(r)
+	budget := &budgetReader{r: r}
+	budget.left.Store(maxHeaderBytes)
+	f, err = elf.NewFile(budget)
+	// Section readers made by debug/elf go on reading through it.
+	budget.left.Store(math.MaxInt64)
+	return f, err
+}
+
+// budgetReader fails once more than left bytes were read.
+type budgetReader struct {
+	r    io.ReaderAt
+	left atomic.Int64
+}
+
+func (b *budgetReader) ReadAt(p []byte, off int64) (int, error) {
+	left := b.left.Load()
+	if left != math.MaxInt64 && b.left.Add(-int64(len(p))) < 0 {
+		return 0, fmt.Errorf("more than %d bytes of headers: %w", maxHeaderBytes, ErrTooLarge)
+	}
+	return b.r.ReadAt(p, off)
 }
 
 // Close releases the file. The File must not be used afterwards.
