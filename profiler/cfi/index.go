@@ -25,6 +25,7 @@ var (
 // of the DWARF mappings in the processor ABIs.
 type arch struct {
 	sp, fp       uint64
+	registers    uint64 // general registers are numbered below this
 	linkRegister bool   // the return address starts in a register, not on the stack
 	sigreturn    []byte // the code of the C library's rt_sigreturn stub
 	ucontext     int32  // offset of struct ucontext from sp there
@@ -36,12 +37,12 @@ var (
 	// mov $15,%rax; syscall. The kernel's struct rt_sigframe (arch/x86/
 	// include/asm/sigframe.h) is pretcode, uc, info: the handler's ret popped
 	// pretcode, so sp is at uc. uc_mcontext.gregs[REG_RSP] is at 160.
-	x8664 = arch{sp: 7, fp: 6, savedSP: 160, nop: 1,
+	x8664 = arch{sp: 7, fp: 6, registers: 16, savedSP: 160, nop: 1,
 		sigreturn: []byte{0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05}}
 	// mov x8,#139; svc #0. struct rt_sigframe (arch/arm64/kernel/signal.c) is
 	// struct siginfo info (128 bytes), struct ucontext uc. uc_mcontext is at
 	// 176 of it, and sp at 8+31*8 of that.
-	aarch64 = arch{sp: 31, fp: 29, linkRegister: true, ucontext: 128, savedSP: 432, nop: 4,
+	aarch64 = arch{sp: 31, fp: 29, registers: 32, linkRegister: true, ucontext: 128, savedSP: 432, nop: 4,
 		sigreturn: []byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}}
 )
 

@@ -268,7 +268,7 @@ func (s *state) rule(a *arch) Rule {
 		case a.fp:
 			r.CFA = CFAFP
 		default:
-			if s.reg > math.MaxUint8 {
+			if s.reg >= a.registers {
 				return unsupported
 			}
 			r.CFA, r.Reg = CFAReg, uint8(s.reg)
