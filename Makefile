@@ -19,15 +19,26 @@ GO      ?= go
 LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION)) $(if $(COMMIT),-X main.commit=$(COMMIT))
 GOBUILD := $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
-# Everything that is ours to format.
-GOFILES = $(shell git ls-files --cached --others --exclude-standard '*.go' | grep -v '_bpfel\.go$$')
-CFILES  = $(shell git ls-files --cached --others --exclude-standard 'bpf/*.c' 'bpf/*.h' | grep -v '/vmlinux')
-SHFILES = $(shell git ls-files --cached --others --exclude-standard 'scripts/*' '.ci/*')
+# Everything that is ours to format and lint.
+OURS    = git ls-files --cached --others --exclude-standard
+GOFILES = $(shell $(OURS) '*.go' | grep -v '_bpfel\.go$$')
+CFILES  = $(shell $(OURS) 'bpf/*.c' 'bpf/*.h')
+SHFILES = $(shell $(OURS) 'scripts/*' '.ci/*' '*.sh')
+
+# Where nothing may be lacking, a test that cannot run is a test that failed.
+ifdef CI
+export KALYPSO_REQUIRE_BPF := 1
+export KALYPSO_REQUIRE_BROWSER := 1
+export KALYPSO_REQUIRE_TOOLS := 1
+endif
 
 # Test binaries run as root, the compiler does not. One package at a time:
-# packages that measure shares and rates must not compete for the CPUs.
-TESTEXEC  := $(if $(SUDO),-exec "sudo -H env PATH=$(PATH) KALYPSO_REQUIRE_BPF=$(KALYPSO_REQUIRE_BPF) KALYPSO_REQUIRE_BROWSER=$(KALYPSO_REQUIRE_BROWSER) KALYPSO_UNWIND_ALL=$(KALYPSO_UNWIND_ALL) CI=$(CI)")
-TESTFLAGS ?= -p 1 -count=1 -timeout 25m
+# tests that measure shares and rates must not compete for the CPUs.
+ASROOT     = sudo -H env PATH=$(PATH) CI=$(CI) KALYPSO_UNWIND_ALL=$(KALYPSO_UNWIND_ALL) \
+             KALYPSO_REQUIRE_BPF=$(KALYPSO_REQUIRE_BPF) KALYPSO_REQUIRE_BROWSER=$(KALYPSO_REQUIRE_BROWSER) \
+             KALYPSO_REQUIRE_TOOLS=$(KALYPSO_REQUIRE_TOOLS)
+TESTFLAGS ?= -p 1 -count=1 -timeout 30m
+GOTEST     = $(GO) test $(TESTFLAGS) $(if $(SUDO),-exec "$(ASROOT)")
 
 .PHONY: help
 help: ## this text
@@ -37,6 +48,66 @@ help: ## this text
 build: ## bin/kalypso-agent, static; needs only Go
 	@scripts/setup build
 	$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
+
+.PHONY: test
+test: ## all tests, with real eBPF, as root; installs what they need
+	@scripts/setup test
+	$(GOTEST) ./...
+
+.PHONY: test-unwind-all
+test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
+	@scripts/setup test
+	KALYPSO_UNWIND_ALL=1 $(GOTEST) -v -run 'Readelf' ./profiler/cfi/...
+
+# Seeds run with every "make test"; this looks for new inputs.
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@git grep -l '^func Fuzz' -- '*_test.go' | while read -r file; do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$$file $$name"; \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" || exit 1; \
+		done; \
+	done
+
+# The compiler is pinned and paths are relative: the same source gives the
+# same objects on every machine.
+.PHONY: generate
+generate: ## the BPF objects in bpf/, with the pinned clang
+	@scripts/setup generate
+	BPF2GO_CC=clang-19 BPF2GO_STRIP=llvm-strip-19 \
+	BPF2GO_CFLAGS="-I/usr/include/$$(gcc -print-multiarch)" $(GO) generate ./...
+
+.PHONY: fmt
+fmt: ## lay out Go and BPF C
+	@scripts/setup check
+	gofmt -w $(GOFILES)
+	clang-format-19 -i $(CFILES)
+
+.PHONY: check
+check: ## layout, vet, lint, arm64, generated files
+	@scripts/setup check
+	@echo 'gofmt'
+	@files=$$(gofmt -l $(GOFILES)); [ -z "$$files" ] || { echo "not laid out: $$files"; echo 'fix: make fmt'; exit 1; }
+	@echo 'clang-format'
+	@clang-format-19 --dry-run --Werror $(CFILES) || { echo 'fix: make fmt'; exit 1; }
+	@echo 'shellcheck'
+	@shellcheck $(SHFILES)
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	@if command -v golangci-lint >/dev/null; then \
+		echo 'golangci-lint'; golangci-lint run; \
+	else \
+		echo 'staticcheck (golangci-lint is not installed)'; $(GO) run $(STATICCHECK) ./...; \
+	fi
+	@echo 'generated files'
+	@before=$$($(GENERATED)); $(MAKE) --no-print-directory generate && after=$$($(GENERATED)); \
+	[ "$$before" = "$$after" ] || { echo 'generated files were not those of their source; they are now: commit them'; exit 1; }
+
+# golangci-lint takes long to build on a small machine; its most useful part
+# does not.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GENERATED    = git ls-files --cached --others --exclude-standard '*_bpfel.*' | sort | xargs sha256sum
 
 .PHONY: clean
 clean: ## remove what make built
