@@ -121,12 +121,14 @@ func newRootCommand() *cobra.Command {
 			return unknownVerb(cmd, args[0])
 		},
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		SilenceErrors:     true,
-		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		SilenceErrors:         true,
+		SilenceUsage:          true,
+		DisableFlagsInUseLine: true,
+		CompletionOptions:     cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.AddCommand(
 		newDoctorCommand(),
+		newUnwindCommand(),
 		newVersionCommand(),
 	)
 	cobra.EnableCommandSorting = false
@@ -160,16 +162,18 @@ Flags:
 {{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
 {{end}}`
 
-// firstExamples is the first example of each verb, in the verbs' order.
+// firstExamples is the first example of each verb, in the verbs' order, with
+// what they do in one column.
 func firstExamples(cmds []*cobra.Command) string {
-	var lines []string
+	var lines strings.Builder
 	for _, c := range cmds {
 		first, _, _ := strings.Cut(c.Example, "\n")
-		if first != "" {
-			lines = append(lines, first)
+		typed, does, found := strings.Cut(strings.TrimSpace(first), "   ")
+		if found {
+			fmt.Fprintf(&lines, "  %-50s  %s\n", typed, strings.TrimSpace(does))
 		}
 	}
-	return strings.Join(lines, "\n")
+	return strings.TrimSuffix(lines.String(), "\n")
 }
 
 // newHelpCommand is "help [VERB]". Cobra's own prints an unknown verb's usage
