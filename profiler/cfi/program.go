@@ -296,7 +296,7 @@ func (s *state) rule(a *arch) Rule {
 	r.CFAOff, r.Off2 = int32(off), int16(off2)
 
 	var ok bool
-	if r.RAKind, r.RAOff, ok = s.ra.rule(); !ok {
+	if r.RAKind, r.RAOff, ok = s.ra.rule(&r); !ok {
 		return unsupported
 	}
 	switch r.RAKind {
@@ -312,13 +312,14 @@ func (s *state) rule(a *arch) Rule {
 		r.FPKind = RegUndefined
 		return r
 	}
-	if r.FPKind, r.FPOff, ok = s.fp.rule(); !ok {
+	if r.FPKind, r.FPOff, ok = s.fp.rule(&r); !ok {
 		return unsupported
 	}
 	return r
 }
 
-func (s *saved) rule() (kind uint8, off int16, ok bool) {
+// rule says where a register is saved in a frame whose CFA is that of r.
+func (s *saved) rule(r *Rule) (kind uint8, off int16, ok bool) {
 	o := s.off
 	switch s.kind {
 	case saveNone, saveSame:
@@ -327,6 +328,17 @@ func (s *saved) rule() (kind uint8, off int16, ok bool) {
 		return RegUndefined, 0, true
 	case saveCFA:
 		kind = RegCFA
+		if o >= math.MinInt16 && o <= math.MaxInt16 {
+			break
+		}
+		// aarch64 saves at the low end of the frame: a frame of more than
+		// 32 KiB is out of reach from the CFA, but not from its base.
+		switch r.CFA {
+		case CFASP:
+			kind, o = RegDerefSP, o+int64(r.CFAOff)
+		case CFAFP:
+			kind, o = RegDerefFP, o+int64(r.CFAOff)
+		}
 	case saveExpr:
 		o = s.val.off
 		switch {

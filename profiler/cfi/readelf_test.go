@@ -30,6 +30,10 @@ type knownFDE struct {
 	signal     bool
 	debug      bool // from .debug_frame
 	rows       []knownRow
+	// Where rows say "exp": the entry's instructions with expressions, as
+	// "CFA (…)", "rbp (…)" and "ra (…)".
+	expressions []string
+	at          string // offset in the section
 }
 
 // readelfFrames parses `readelf --debug-dump=frames-interp`.
@@ -85,7 +89,7 @@ func readelfFrames(t testing.TB, path, fpName string) []knownFDE {
 			if !ok || err1 != nil || err2 != nil {
 				t.Fatalf("%s: readelf line %q", path, line)
 			}
-			list = append(list, knownFDE{start: start, end: end, debug: debug, signal: signals[strings.TrimPrefix(f[4], "cie=")]})
+			list = append(list, knownFDE{at: strings.Clone(f[0]), start: start, end: end, debug: debug, signal: signals[strings.TrimPrefix(f[4], "cie=")]})
 			cur, columns = &list[len(list)-1], nil
 		case f[0] == "LOC":
 			columns = append(columns[:0:0], f...)
@@ -117,7 +121,114 @@ func readelfFrames(t testing.TB, path, fpName string) []knownFDE {
 		t.Fatalf("%s: %v", path, err)
 	}
 	_ = cmd.Wait() // readelf complains of odd files with status 1 and prints on
+	if slices.ContainsFunc(list, func(k knownFDE) bool {
+		return slices.ContainsFunc(k.rows, func(r knownRow) bool { return r.cfa == "exp" || r.fp == "exp" || r.ra == "exp" })
+	}) {
+		readelfExpressions(t, path, fpName, list)
+	}
 	return list
+}
+
+// readelfExpressions adds to list the expressions that
+// `readelf --debug-dump=frames` prints for the registers we keep.
+func readelfExpressions(t testing.TB, path, fpName string, list []knownFDE) {
+	t.Helper()
+	type place struct {
+		debug bool
+		at    string
+	}
+	byPlace := make(map[place]int, len(list))
+	for i := range list {
+		byPlace[place{list[i].debug, list[i].at}] = i
+	}
+	cmd := exec.Command("readelf", "--debug-dump=frames,no-follow-links", "--wide", path)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	sc := bufio.NewScanner(out)
+	sc.Buffer(make([]byte, 64<<10), 1<<20)
+	debug, cur := false, -1
+	for sc.Scan() {
+		line := sc.Text()
+		if rest, ok := strings.CutPrefix(line, "Contents of the "); ok {
+			debug = strings.HasPrefix(rest, ".debug_frame")
+			continue
+		}
+		if !strings.HasPrefix(line, " ") {
+			f := strings.Fields(line)
+			if len(f) >= 4 && f[3] == "FDE" {
+				if i, ok := byPlace[place{debug, f[0]}]; ok {
+					cur = i
+				}
+			} else if len(f) >= 4 {
+				cur = -1
+			}
+			continue
+		}
+		if cur < 0 {
+			continue
+		}
+		line = strings.TrimSpace(line)
+		if rest, ok := strings.CutPrefix(line, "DW_CFA_def_cfa_expression "); ok {
+			list[cur].expressions = append(list[cur].expressions, "CFA "+rest)
+		} else if rest, ok := strings.CutPrefix(line, "DW_CFA_expression: "); ok {
+			// "r6 (rbp) (DW_OP_breg6 (rbp): 0)"
+			f := strings.SplitN(rest, " ", 3)
+			switch {
+			case len(f) == 3 && f[1] == "("+fpName+")":
+				list[cur].expressions = append(list[cur].expressions, fpName+" "+f[2])
+			case len(f) == 3 && (f[1] == "(rip)" || f[1] == "(x30)"):
+				list[cur].expressions = append(list[cur].expressions, "ra "+f[2])
+			}
+		}
+	}
+	if err := sc.Err(); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	_ = cmd.Wait()
+}
+
+// written gives the expressions that would make r, as readelf prints them.
+func written(r Rule, m elf.Machine) (cfa, fp, ra []string) {
+	sp, frame := "DW_OP_breg7 (rsp): ", "DW_OP_breg6 (rbp): "
+	if m == elf.EM_AARCH64 {
+		sp, frame = "DW_OP_breg31 (sp): ", "DW_OP_breg29 (x29): "
+	}
+	name := sp
+	switch r.CFA {
+	case CFADerefFP:
+		name = frame
+		fallthrough
+	case CFADerefSP:
+		e := fmt.Sprintf("CFA (%s%d; DW_OP_deref", name, r.CFAOff)
+		cfa = append(cfa, fmt.Sprintf("%s; DW_OP_plus_uconst: %d)", e, r.Off2))
+		if r.Off2 == 0 {
+			cfa = append(cfa, e+")")
+		}
+	case CFAPLT:
+		cfa = append(cfa, fmt.Sprintf("CFA (%s8; DW_OP_breg16 (rip): 0; DW_OP_lit15; DW_OP_and; DW_OP_lit%d; DW_OP_ge; DW_OP_lit3; DW_OP_shl; DW_OP_plus)", sp, r.Off2))
+	case CFASP:
+		cfa = append(cfa, fmt.Sprintf("CFA (%s%d)", sp, r.CFAOff))
+	case CFAFP:
+		cfa = append(cfa, fmt.Sprintf("CFA (%s%d)", frame, r.CFAOff))
+	}
+	saved := func(column string, kind uint8, off int16) []string {
+		base := frame
+		if kind == RegDerefSP {
+			base = sp
+		}
+		return []string{fmt.Sprintf("%s (%s%d)", column, base, off)}
+	}
+	column := "rbp"
+	if m == elf.EM_AARCH64 {
+		column = "x29"
+	}
+	return cfa, saved(column, r.FPKind, r.FPOff), saved("ra", r.RAKind, r.RAOff)
 }
 
 var x86Names = map[string]uint8{"rax": 0, "rdx": 1, "rcx": 2, "rbx": 3, "rsi": 4, "rdi": 5, "rbp": 6, "rsp": 7,
@@ -138,7 +249,7 @@ func registerNumber(name string, m elf.Machine) (uint8, bool) {
 // agree compares a rule with readelf's row. It returns "" when they say the
 // same, "!…" when they differ, and otherwise the reason why they cannot be
 // compared or why the rule says less.
-func agree(r Rule, k *knownRow, signal bool, m elf.Machine) string {
+func agree(r Rule, k *knownRow, in *knownFDE, m elf.Machine) string {
 	differ := func(what string) string {
 		return fmt.Sprintf("!%s: rule %+v, readelf cfa %q fp %q ra %q", what, r, k.cfa, k.fp, k.ra)
 	}
@@ -152,7 +263,7 @@ func agree(r Rule, k *knownRow, signal bool, m elf.Machine) string {
 		}
 		return differ("stop")
 	case CFASignal:
-		if signal && (k.cfa == "exp" || arm) {
+		if in.signal && (k.cfa == "exp" || arm) {
 			return "signal frame"
 		}
 		return differ("signal")
@@ -168,19 +279,19 @@ func agree(r Rule, k *knownRow, signal bool, m elf.Machine) string {
 		return differ("unsupported")
 	}
 
-	reason := ""
+	cfa, fp, ra := written(r, m)
+	has := func(wants []string) bool {
+		return slices.ContainsFunc(wants, func(want string) bool { return slices.Contains(in.expressions, want) })
+	}
 	i := strings.LastIndexAny(k.cfa, "+-")
-	switch r.CFA {
-	case CFADerefSP, CFADerefFP, CFAPLT:
-		if k.cfa != "exp" {
-			return differ("CFA")
+	switch {
+	case k.cfa == "exp":
+		if !has(cfa) {
+			return differ(fmt.Sprintf("CFA is none of %q", in.expressions))
 		}
-		reason = "CFA expression matched"
+	case r.CFA == CFADerefSP || r.CFA == CFADerefFP || r.CFA == CFAPLT:
+		return differ("CFA")
 	default:
-		if k.cfa == "exp" {
-			reason = "CFA expression matched"
-			break
-		}
 		if i < 0 {
 			return differ("CFA")
 		}
@@ -204,22 +315,23 @@ func agree(r Rule, k *knownRow, signal bool, m elf.Machine) string {
 			return differ("CFA register")
 		}
 	}
-	if why, ok := agreeSaved(r.RAKind, r.RAOff, k.ra); !ok {
+	if why, ok := agreeSaved(r, r.RAKind, r.RAOff, k.ra, has(ra)); !ok {
 		return differ("return address")
 	} else if why != "" {
-		reason = "return address " + why
+		return "return address " + why
 	}
-	if why, ok := agreeSaved(r.FPKind, r.FPOff, k.fp); !ok {
+	if why, ok := agreeSaved(r, r.FPKind, r.FPOff, k.fp, has(fp)); !ok {
 		return differ("frame pointer")
 	} else if why != "" {
-		reason = "frame pointer " + why
+		return "frame pointer " + why
 	}
-	return reason
+	return ""
 }
 
-// agreeSaved compares one register's rule. readelf shows u both for undefined
-// registers and for those that no instruction has mentioned yet.
-func agreeSaved(kind uint8, off int16, known string) (reason string, ok bool) {
+// agreeSaved compares one register's rule; written tells whether the entry has
+// the expression that makes it. readelf shows u both for undefined registers
+// and for those that no instruction has mentioned yet.
+func agreeSaved(r Rule, kind uint8, off int16, known string, written bool) (reason string, ok bool) {
 	switch kind {
 	case RegSame:
 		return "", known == "" || known == "u" || known == "s"
@@ -227,14 +339,21 @@ func agreeSaved(kind uint8, off int16, known string) (reason string, ok bool) {
 		switch {
 		case known == "u":
 			return "", true
-		case strings.HasPrefix(known, "v") || known == "exp" || known != "" && !strings.HasPrefix(known, "c") && known != "s":
-			return "lost: " + known[:1], true
+		case known == "exp" || strings.HasPrefix(known, "v"):
+			return "lost: " + known, true
+		case known != "" && !strings.HasPrefix(known, "c") && known != "s":
+			return "lost: in another register", true
 		}
 		return "", false
 	case RegCFA:
 		return "", known == fmt.Sprintf("c%+d", off)
 	}
-	return "expression matched", known == "exp"
+	// Offsets that need more than 16 bits are kept relative to the CFA's base.
+	far := int64(off) - int64(r.CFAOff)
+	if (kind == RegDerefSP && r.CFA == CFASP || kind == RegDerefFP && r.CFA == CFAFP) && far < -1<<15 && known == fmt.Sprintf("c%+d", far) {
+		return "", true
+	}
+	return "", known == "exp" && written
 }
 
 // comparison counts what comparing files came to.
@@ -344,7 +463,7 @@ func compareFile(t testing.TB, c *comparison, path string) {
 		add = append(add, span{k.start, end})
 		check := func(pc uint64, row *knownRow) {
 			c.rows++
-			switch why := agree(at(pc), row, k.signal, f.Machine()); {
+			switch why := agree(at(pc), row, k, f.Machine()); {
 			case why == "":
 			case why[0] == '!':
 				if r := at(pc); r.CFA == CFASignal && n+1 < len(fdes) && fdes[n+1].signal && pc+1 == fdes[n+1].start {
@@ -438,6 +557,9 @@ func elfFiles(t testing.TB, dirs ...string) []string {
 	t.Helper()
 	var paths []string
 	for _, dir := range dirs {
+		if _, err := os.Stat(dir); err != nil {
+			continue // the cross compiler's libraries are not everywhere
+		}
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
 				return nil //nolint:nilerr // what cannot be read is not compared
@@ -469,7 +591,7 @@ func TestRowsMatchReadelf(t *testing.T) {
 	if testing.Short() {
 		budget = 10 * time.Second
 	}
-	paths := elfFiles(t, "/usr/bin", "/usr/lib", "/usr/sbin")
+	paths := elfFiles(t, "/usr/bin", "/usr/lib", "/usr/sbin", "/usr/aarch64-linux-gnu")
 	if !all {
 		paths = spread(paths)
 	}
