@@ -51,9 +51,10 @@ func (b *builder) pltStubs() []raw {
 		default:
 			continue
 		}
-		if s.Type != elf.SHT_PROGBITS || s.FileSize > maxPLTBytes || s.Flags&elf.SHF_COMPRESSED != 0 {
+		if s.Type != elf.SHT_PROGBITS || s.FileSize > b.pltLeft || s.Flags&elf.SHF_COMPRESSED != 0 {
 			continue
 		}
+		b.pltLeft -= s.FileSize
 		code := make([]byte, s.FileSize)
 		n, _ := f.reader.ReadAt(code, int64(s.Offset))
 		code = code[:n]
@@ -94,7 +95,9 @@ func (b *builder) nameStubs(s *elf.Section, stubs []stub, name func(stub, uint32
 	const width = 24 // Elf64_Rela
 	f := b.file
 	names, symOff, symCount := b.relocationNames(s)
-	r := io.NewSectionReader(f.reader, int64(s.Offset), int64(min(s.FileSize, maxRelocationBytes)))
+	size := min(s.FileSize, b.relocationsLeft)
+	b.relocationsLeft -= size
+	r := io.NewSectionReader(f.reader, int64(s.Offset), int64(size))
 	var buf [256 * width]byte
 	for number := int64(0); ; {
 		n, err := io.ReadFull(r, buf[:])

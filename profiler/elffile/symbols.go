@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxSymbols bounds one symbol table; ClickHouse has 1.3 million. While a
+	// maxSymbols bounds the symbols of a file; ClickHouse has 1.3 million. While a
 	// table is built each takes 16 bytes, afterwards 12.
 	maxSymbols = 4 << 20
 	// maxNameBytes bounds one symbol name. Names beyond it (templates of
@@ -226,13 +226,22 @@ type builder struct {
 	raws    []raw
 	sources []nameSource
 	names   nameWindow
+
+	// What is left of the limits: a hostile file may have thousands of
+	// sections that all cover the same bytes.
+	symbolsLeft     uint64
+	relocationsLeft uint64
+	pltLeft         uint64
 }
 
 func (f *File) buildSymbols() *symbolTable {
 	if f.ELF.Type == elf.ET_REL {
 		return &symbolTable{} // values are offsets in sections there
 	}
-	b := &builder{file: f, spans: f.executable()}
+	b := &builder{
+		file: f, spans: f.executable(),
+		symbolsLeft: maxSymbols, relocationsLeft: maxRelocationBytes, pltLeft: maxPLTBytes,
+	}
 	if len(b.spans) == 0 {
 		return &symbolTable{}
 	}
@@ -357,10 +366,11 @@ func (f *File) decodeSym(p []byte) sym {
 // functions.
 func (b *builder) addTable(f *File, names *nameSource, off int64, size uint64, dynamic bool) bool {
 	width := f.symSize()
-	count := min(size/uint64(width), maxSymbols)
+	count := min(size/uint64(width), b.symbolsLeft)
 	if off < 0 {
 		return false
 	}
+	b.symbolsLeft -= count
 	limit := uint64(maxUnsizedBytes)
 	var rank uint32
 	if dynamic {
