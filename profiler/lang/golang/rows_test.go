@@ -31,10 +31,9 @@ func debugFrame(t *testing.T, p *Program) []fde {
 		t.Fatal(err)
 	}
 	le := binary.LittleEndian
-	quantum := uint64(1)
 	start := int64(8)
 	if p.machine == elf.EM_AARCH64 {
-		quantum, start = 4, 0
+		start = 0
 	}
 	uleb := func(b []byte) (uint64, []byte) {
 		v, n := binary.Uvarint(b)
@@ -55,7 +54,11 @@ func debugFrame(t *testing.T, p *Program) []fde {
 		}
 	}
 	var all []fde
-	cies := map[uint32]int64{} // data alignment by offset
+	type cie struct {
+		quantum uint64
+		align   int64
+	}
+	cies := map[uint32]cie{} // by offset
 	for off := uint32(0); int(off)+8 <= len(d); {
 		size := le.Uint32(d[off:])
 		body := d[off+4 : off+4+size]
@@ -66,12 +69,12 @@ func debugFrame(t *testing.T, p *Program) []fde {
 			if b[0] != 0 {
 				continue // not Go's: an augmentation
 			}
-			_, b = uleb(b[1:])
+			quantum, b := uleb(b[1:])
 			align, _ := sleb(b)
-			cies[at] = align
+			cies[at] = cie{quantum, align}
 			continue
 		}
-		align, ok := cies[le.Uint32(body)]
+		c, ok := cies[le.Uint32(body)]
 		if !ok {
 			continue
 		}
@@ -89,15 +92,15 @@ func debugFrame(t *testing.T, p *Program) []fde {
 			switch {
 			case op == 0: // DW_CFA_nop
 			case op>>6 == 1:
-				pc += uint64(op&0x3f) * quantum
+				pc += uint64(op&0x3f) * c.quantum
 			case op == 2:
-				pc += uint64(b[0]) * quantum
+				pc += uint64(b[0]) * c.quantum
 				b = b[1:]
 			case op == 3:
-				pc += uint64(le.Uint16(b)) * quantum
+				pc += uint64(le.Uint16(b)) * c.quantum
 				b = b[2:]
 			case op == 4:
-				pc += uint64(le.Uint32(b)) * quantum
+				pc += uint64(le.Uint32(b)) * c.quantum
 				b = b[4:]
 			case op == 0x0e:
 				u, b = uleb(b)
@@ -105,7 +108,7 @@ func debugFrame(t *testing.T, p *Program) []fde {
 				set()
 			case op == 0x13: // def_cfa_offset_sf
 				cfa, b = sleb(b)
-				cfa *= align
+				cfa *= c.align
 				set()
 			case op == 0x11: // offset_extended_sf
 				_, b = uleb(b)
