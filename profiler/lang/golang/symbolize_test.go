@@ -30,14 +30,15 @@ func run(t *testing.T, path string) []said {
 	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
 		x := said{Frame: profiler.Frame{Kind: profiler.KindGo}}
 		var depth int
-		rest, ok := s.Text(), false
+		rest := s.Text()
 		if _, err := fmt.Sscanf(rest, "%s %x %d %d", &x.kind, &x.pc, &depth, &x.Line); err != nil {
 			t.Fatalf("output %q: %v", rest, err)
 		}
-		parts := strings.SplitN(rest, " ", 6)
-		if x.Function, x.File, ok = parts[4], parts[5], len(parts) == 6; !ok {
+		parts := strings.Split(rest, "\t")
+		if len(parts) != 3 {
 			t.Fatalf("output %q", rest)
 		}
+		x.Function, x.File = parts[1], parts[2]
 		if x.File == "?" {
 			x.File = ""
 		}
