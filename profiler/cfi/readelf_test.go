@@ -632,7 +632,7 @@ func (c *comparison) report(t testing.TB) {
 
 // spread picks the files that matter most and every Nth of the others.
 func spread(paths []string) []string {
-	const maxBytes, others = 4 << 20, 60
+	const maxBytes, others = 4 << 20, 300
 	var picked, rest []string
 	for _, p := range paths {
 		name := filepath.Base(p)
