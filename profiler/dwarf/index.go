@@ -68,7 +68,8 @@ type unitRange struct {
 
 func openImage(f *elffile.File, id uint8) (*image, error) {
 	im := &image{id: id}
-	if f.ELF.ByteOrder != binary.LittleEndian || f.ELF.Type == elf.ET_REL {
+	// dwz writes alternative files as ET_REL; they have no relocations.
+	if f.ELF.ByteOrder != binary.LittleEndian || f.ELF.Type == elf.ET_REL && id == 0 {
 		return nil, fmt.Errorf("%s is not a linked little-endian file: %w", f.Path(), ErrNoDebug)
 	}
 	var err error

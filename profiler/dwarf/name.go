@@ -42,6 +42,7 @@ func (d *Data) string(im *image, h *unitHead, b *bases, v value) string {
 		return ""
 	}
 	s := c.str()
+	d.work -= len(s) / 16
 	if c.err != nil {
 		return ""
 	}
@@ -55,6 +56,7 @@ func (d *Data) dieString(sp *space, h *unitHead, b *bases, v value) string {
 	}
 	c := sp.cur.at(v.u)
 	s := c.str()
+	d.work -= len(s) / 16
 	if c.err != nil {
 		return ""
 	}
@@ -93,7 +95,8 @@ type die struct {
 
 func (d *Data) readDIE(sp *space, off uint64) (x die, ok bool) {
 	h := sp.unitAt(off)
-	if h == nil {
+	d.work -= 64 // several reads
+	if h == nil || d.work < 0 {
 		return x, false
 	}
 	table, err := d.abbrevs(sp.image, h.abbrev)
@@ -194,7 +197,7 @@ func (d *Data) name(sp *space, off uint64, hops int) names {
 		}
 	}
 	if own.function != "" && n.linkage == "" && qualifies(x.language) {
-		if parents := d.parents(x.sp, x.head, off); parents != "" {
+		if parents := d.parents(x.sp, x.head, off, hops); parents != "" {
 			n.function = parents + "::" + n.function
 		}
 	}
@@ -219,7 +222,7 @@ func qualifies(language uint16) bool {
 
 // parents is the path of namespaces and classes down to the DIE at off. DIEs
 // do not name their parents, so it walks down from the unit.
-func (d *Data) parents(sp *space, h *unitHead, off uint64) string {
+func (d *Data) parents(sp *space, h *unitHead, off uint64, hops int) string {
 	table, err := d.abbrevs(sp.image, h.abbrev)
 	if err != nil || off-h.off > maxParentsBytes {
 		return ""
@@ -264,14 +267,15 @@ func (d *Data) parents(sp *space, h *unitHead, off uint64) string {
 		return ""
 	}
 	for _, at := range stack {
-		part := d.scopeName(sp, at, 0)
-		if part == "" {
+		part, function := d.scopeName(sp, at, hops)
+		switch {
+		case part == "":
 			continue
+		case path == "" || function: // a function's name comes with its own parents
+			path = part
+		default:
+			path += "::" + part
 		}
-		if path != "" {
-			path += "::"
-		}
-		path += part
 		if len(path) > maxString {
 			return ""
 		}
@@ -280,20 +284,27 @@ func (d *Data) parents(sp *space, h *unitHead, off uint64) string {
 }
 
 // scopeName names a namespace, a class or a function around another DIE; ""
-// for blocks.
-func (d *Data) scopeName(sp *space, off uint64, hops int) string {
+// for blocks. A function's name is qualified.
+func (d *Data) scopeName(sp *space, off uint64, hops int) (name string, function bool) {
 	x, ok := d.readDIE(sp, off)
 	if !ok {
-		return ""
+		return "", false
 	}
 	switch x.tag {
-	case tagNamespace, tagModule, tagClass, tagStructure, tagUnion, tagInterface, tagEnumeration, tagSubprogram:
+	case tagSubprogram:
+		function = true
+	case tagNamespace, tagModule, tagClass, tagStructure, tagUnion, tagInterface, tagEnumeration:
 	default:
-		return ""
+		return "", false
 	}
 	if x.hasName {
-		if s := d.dieString(sp, x.head, &x.bases, x.name); s != "" {
-			return s
+		if name = d.dieString(sp, x.head, &x.bases, x.name); name != "" {
+			if function && hops < maxOriginHops {
+				if around := d.parents(sp, x.head, off, hops+1); around != "" {
+					name = around + "::" + name
+				}
+			}
+			return name, function
 		}
 	}
 	for _, ref := range []value{x.spec, x.origin, x.signature} {
@@ -301,16 +312,16 @@ func (d *Data) scopeName(sp *space, off uint64, hops int) string {
 			continue
 		}
 		if to, at, ok := d.target(sp, x.head, ref); ok {
-			if s := d.scopeName(to, at, hops+1); s != "" {
-				return s
+			if name, _ := d.scopeName(to, at, hops+1); name != "" {
+				return name, function
 			}
 		}
 	}
 	switch x.tag {
 	case tagNamespace:
-		return "(anonymous namespace)"
+		return "(anonymous namespace)", false
 	case tagSubprogram:
-		return ""
+		return "", false
 	}
-	return "(anonymous class)"
+	return "(anonymous class)", false
 }

@@ -26,12 +26,12 @@ func (im *image) addrx(h *unitHead, b *bases, index uint64) (uint64, bool) {
 	return a, c.err == nil
 }
 
-// maxWork bounds the DIEs and ranges read in one Lookup, a second or two of
-// work. A hostile file could otherwise name one long range list in each of a
+// maxWork bounds the DIEs, ranges and line instructions read in one Lookup, a
+// second or two of work. A hostile file could otherwise name one long range list in each of a
 // million DIEs.
 const maxWork = 1 << 26
 
-// burn counts one DIE or range and says whether work may go on.
+// burn counts one of them and says whether work may go on.
 func (d *Data) burn() bool {
 	d.work--
 	return d.work > 0
