@@ -160,5 +160,12 @@ func (t *Tables) SetProcess(pid, first, count uint32, deferring bool) error {
 	return nil
 }
 
+// Process tells where the mappings of a process are.
+func (t *Tables) Process(pid uint32) (first uint32, ok bool) {
+	var p struct{ First, Count, Flags, Pad uint32 }
+	err := t.processes.Lookup(pid, &p)
+	return p.First, err == nil
+}
+
 // DeleteProcess forgets a process; one that is not there is no error.
 func (t *Tables) DeleteProcess(pid uint32) { _ = t.processes.Delete(pid) }

@@ -1,0 +1,298 @@
+package process
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/cfi"
+	"github.com/kalypso-dev/kalypso/profiler/elffile"
+	"github.com/kalypso-dev/kalypso/profiler/lang"
+)
+
+// Executable is one file that processes have mapped as code, known under a
+// number to the kernel side. It is opened when a sample first lands in it.
+type Executable struct {
+	id   uint32
+	path string
+
+	opened    bool
+	openErr   error
+	notELF    bool // code made at run time that happens to live in a file
+	file      *elffile.File
+	module    *profiler.Module
+	programs  []program
+	pages     extent // of the table of pages; entry i is for page firstPage+i
+	firstPage uint32
+	shared    bool // file, programs and pages belong to another with the same build ID
+	closed    bool
+
+	naming sync.Mutex // symbolizing does not hold the table's lock
+}
+
+// program is one runtime's view of the executable.
+type program struct {
+	lang.Program
+	instance lang.Instance
+	ranges   []lang.Range
+}
+
+// fileKey tells files apart without opening them. The stamp does when a file
+// system gives a new file the inode of a deleted one, as ext4 does within
+// seconds.
+type fileKey struct {
+	device, inode uint64
+	path          string
+	stamp         int64 // change time, ns; 0 where it could not be read
+}
+
+// Module describes the executable; its build ID is known once it was opened.
+func (e *Executable) Module() *profiler.Module { return e.module }
+
+// open opens the file as the process at root sees it.
+func (e *Executable) open(pid profiler.PID, root *Root, m Mapping) {
+	e.opened = true
+	e.module = &profiler.Module{Path: e.path}
+	e.file, e.openErr = openFile(pid, root, m)
+	if e.openErr != nil {
+		var format *elf.FormatError
+		e.notELF = errors.As(e.openErr, &format)
+		return
+	}
+	if machine := e.file.Machine(); machine != hostMachine() {
+		e.openErr = fmt.Errorf("%s is for another machine (%s)", e.path, machine)
+		return
+	}
+	e.module.BuildID = e.file.BuildID()
+}
+
+// recognise asks the runtimes.
+func (e *Executable) recognise(pid profiler.PID, root *Root, runtimes []lang.Runtime) {
+	base := ""
+	if root != nil {
+		base = root.Path()
+	}
+	for _, rt := range runtimes {
+		p, err := rt.Recognise(e.file, base)
+		if p == nil || err != nil {
+			continue // another runtime, native in the end, takes what this one cannot read
+		}
+		in, err := p.Attach(pid)
+		if err != nil {
+			continue
+		}
+		e.programs = append(e.programs, program{p, in, p.Ranges()})
+	}
+}
+
+// share takes everything but the name from an executable with the same build ID.
+func (e *Executable) share(other *Executable) {
+	_ = e.file.Close()
+	e.shared = true
+	e.file, e.programs = other.file, other.programs
+	e.pages, e.firstPage = other.pages, other.firstPage
+}
+
+// openFile opens the file of a mapping: by its path in the process's root, or,
+// when it was deleted or replaced, through the kernel's links to it. When the
+// process is gone, the same file in the agent's own root will do.
+func openFile(pid profiler.PID, root *Root, m Mapping) (*elffile.File, error) {
+	if m.Path == vdso {
+		return openVDSO()
+	}
+	first := fmt.Errorf("%s was replaced since it was mapped", m.Path)
+	if root != nil {
+		if path := root.Path() + m.Path; !replaced(path, m) {
+			f, err := elffile.Open(path)
+			if err == nil {
+				return f, nil
+			}
+			first = err
+		}
+	}
+	if f, err := elffile.Open(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.Start, m.End)); err == nil {
+		return f, nil
+	}
+	for _, path := range []string{fmt.Sprintf("/proc/%d/exe", pid), m.Path} {
+		if same(path, m) {
+			if f, err := elffile.Open(path); err == nil {
+				return f, nil
+			}
+		}
+	}
+	return nil, first
+}
+
+// same says that path is the very file that was mapped.
+func same(path string, m Mapping) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Ino == m.Inode
+}
+
+// replaced says that path is surely another file than the mapped one. Overlay
+// and btrfs show other device and inode numbers for mappings than for files:
+// only a file on the mapping's own device can be told to be another.
+func replaced(path string, m Mapping) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Dev == m.Device && st.Ino != m.Inode
+}
+
+// openVDSO reads the kernel's vDSO from the agent's own memory: every 64-bit
+// process has the same one.
+func openVDSO() (*elffile.File, error) {
+	ms, err := readMaps(profiler.PID(os.Getpid()))
+	if err != nil {
+		return nil, fmt.Errorf("find the vDSO: %w", err)
+	}
+	for _, m := range ms {
+		if m.Path != vdso {
+			continue
+		}
+		mem, err := os.Open("/proc/self/mem")
+		if err != nil {
+			return nil, fmt.Errorf("read the vDSO: %w", err)
+		}
+		defer func() { _ = mem.Close() }()
+		image := make([]byte, m.End-m.Start)
+		if _, err := mem.ReadAt(image, int64(m.Start)); err != nil {
+			return nil, fmt.Errorf("read the vDSO: %w", err)
+		}
+		return elffile.NewFile(bytes.NewReader(image), int64(len(image)), vdso)
+	}
+	return nil, errors.New("the agent has no vDSO")
+}
+
+// pageSpan gives the pages of the file that hold code.
+func (e *Executable) pageSpan() (first, count uint32) {
+	low, high := ^uint64(0), uint64(0)
+	for _, s := range e.file.Segments() {
+		if s.Flags&elf.PF_X == 0 || s.Filesz == 0 || s.Off+s.Filesz < s.Off {
+			continue
+		}
+		low, high = min(low, s.Off), max(high, s.Off+s.Filesz)
+	}
+	if low >= high || high > 1<<47 {
+		return 0, 0
+	}
+	return uint32(low >> pageShift), uint32((high-1)>>pageShift) - uint32(low>>pageShift) + 1
+}
+
+// rows builds the unwind rows of one page, by offset in the file.
+func (e *Executable) rows(page uint32) ([]cfi.Row, error) {
+	from := uint64(page) << pageShift
+	to := from + 1<<pageShift
+	rows := []cfi.Row{{PC: from}}
+	for _, s := range e.file.Segments() {
+		low, high := max(from, s.Off), min(to, s.Off+s.Filesz)
+		if s.Flags&elf.PF_X == 0 || low >= high {
+			continue
+		}
+		start := len(rows)
+		delta := s.Vaddr - s.Off
+		var err error
+		if rows, err = e.rowsAt(rows, low+delta, high+delta); err != nil {
+			return nil, err
+		}
+		for i := start; i < len(rows); i++ {
+			rows[i].PC -= delta
+		}
+		rows = append(rows, cfi.Row{PC: high})
+	}
+	return tidy(rows, to), nil
+}
+
+// rowsAt appends the rows of [low, high), each part from the first runtime that
+// answers for it.
+func (e *Executable) rowsAt(dst []cfi.Row, low, high uint64) ([]cfi.Row, error) {
+	for low < high {
+		p, end := e.owner(low, high)
+		if p == nil {
+			dst = append(dst, cfi.Row{PC: low})
+		} else {
+			var err error
+			if dst, err = p.Rows(dst, low, end); err != nil {
+				return dst, err
+			}
+		}
+		low = end
+	}
+	return dst, nil
+}
+
+// owner gives the runtime that answers for low, and how far.
+func (e *Executable) owner(low, high uint64) (*program, uint64) {
+	end := high
+	for i := range e.programs {
+		for _, r := range e.programs[i].ranges {
+			if low >= r.Low && low < r.High {
+				return &e.programs[i], min(end, r.High)
+			}
+			if r.Low > low {
+				end = min(end, r.Low)
+			}
+		}
+	}
+	return nil, end
+}
+
+// tidy sorts out rows that share an address (the last one holds), that repeat
+// the rule before them, or that lie at the end of the page.
+func tidy(rows []cfi.Row, end uint64) []cfi.Row {
+	out := rows[:0]
+	for _, r := range rows {
+		if r.PC >= end {
+			break
+		}
+		if n := len(out); n > 0 && out[n-1].PC == r.PC {
+			out = out[:n-1]
+		}
+		if n := len(out); n > 0 && out[n-1].Rule == r.Rule {
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Symbolize appends the frames of the instruction at an offset of the file,
+// innermost first, and gives its virtual address.
+func (e *Executable) Symbolize(dst []profiler.Frame, offset uint64) ([]profiler.Frame, uint64) {
+	if e.file == nil {
+		return dst, offset
+	}
+	vaddr, ok := e.file.Vaddr(offset)
+	if !ok {
+		return dst, offset
+	}
+	e.naming.Lock()
+	defer e.naming.Unlock()
+	if p, _ := e.owner(vaddr, vaddr+1); p != nil && !e.closed {
+		n := len(dst)
+		var err error
+		if dst, err = p.instance.Symbolize(dst, vaddr); err != nil {
+			return dst[:n], vaddr
+		}
+	}
+	return dst, vaddr
+}
+
+func (e *Executable) close() {
+	e.naming.Lock()
+	defer e.naming.Unlock()
+	e.closed = true
+	if e.shared {
+		return
+	}
+	for _, p := range e.programs {
+		_ = p.instance.Close()
+	}
+	if e.file != nil {
+		_ = e.file.Close()
+	}
+}

@@ -1,0 +1,625 @@
+// Package process knows the live processes: what they have mapped, which
+// executables that is, and what the kernel side must be told so that it can
+// unwind them.
+//
+// A process costs nothing until it is sampled. Its first sample comes as a copy
+// of its stack; the walk over that copy asks for mappings and unwind rules
+// here, and whatever it asked for is put into the kernel's tables, so that the
+// next sample is unwound there. Rows are built a 64 KiB page of code at a time
+// and shared by all processes that run the file; when their table is full, the
+// pages that no walk used for longest make room.
+package process
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/bpf"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/cfi"
+	"github.com/kalypso-dev/kalypso/profiler/lang"
+	"github.com/kalypso-dev/kalypso/profiler/unwind"
+)
+
+const pageShift = bpf.PageShift
+
+// Kernel is what the table writes to.
+type Kernel interface {
+	Capacity() bpf.Capacity
+	SetMappings(first uint32, ms []bpf.Mapping) error
+	SetExecutable(i uint32, e bpf.Executable) error
+	SetPage(i uint32, p bpf.Page) error
+	Page(i uint32) (bpf.Page, error)
+	SetRows(first uint32, rows []uint32) error
+	Row(i uint32) (uint32, error)
+	SetRule(i uint32, r bpf.Rule) error
+	SetProcess(pid, first, count uint32, deferring bool) error
+	Process(pid uint32) (first uint32, ok bool)
+	DeleteProcess(pid uint32)
+}
+
+// Events is where process events come from.
+type Events interface {
+	Drain(dst []bpf.ProcessEvent) ([]bpf.ProcessEvent, error)
+	Lost() uint64
+}
+
+// Stats count what the table did since it was made.
+type Stats struct {
+	Processes, Executables uint64 // now
+	PagesBuilt             uint64
+	PagesEvicted           uint64
+	PagesRefused           uint64 // over budget or unreadable
+	Rows                   uint64 // now
+	Rules                  uint64
+	EventsLost             uint64
+	BuildTime              time.Duration
+}
+
+// Table is the table of live processes. Its methods may be called from several
+// goroutines.
+type Table struct {
+	kernel   Kernel
+	events   Events
+	runtimes []lang.Runtime
+
+	mu        sync.Mutex
+	processes map[profiler.PID]*process
+	roots     roots
+	files     map[fileKey]*Executable
+	builds    map[string]*Executable // by build ID
+	byID      []*Executable          // index 0 is no executable
+
+	mappings, pages, rows *extents
+	rules                 map[cfi.Rule]uint16
+	ruleList              []cfi.Rule
+	built                 []builtPage
+	scratch               []bpf.ProcessEvent
+	eventsLost            uint64
+	stats                 Stats
+}
+
+type builtPage struct {
+	exe  *Executable
+	page uint32
+	rows extent
+}
+
+// process is what is known of one process.
+type process struct {
+	pid      profiler.PID
+	mappings []Mapping
+	exes     []*Executable // in step with mappings once installed; nil: unwind by frame pointers
+	root     *Root
+	parent   profiler.PID
+	known    bool // mappings are complete, from events or from /proc
+	slot     *slot
+	reread   time.Time // when mappings were last read again because an address was in none
+	misses   int
+	exited   time.Time
+}
+
+// slot is a run of the table of mappings, shared with children that were
+// forked while it was in force.
+type slot struct {
+	extent
+	users int
+}
+
+// NewTable makes an empty table that asks runtimes in order; the last should
+// take every executable.
+func NewTable(kernel Kernel, events Events, runtimes []lang.Runtime) *Table {
+	c := kernel.Capacity()
+	return &Table{
+		kernel: kernel, events: events, runtimes: runtimes,
+		processes: map[profiler.PID]*process{},
+		roots:     roots{},
+		files:     map[fileKey]*Executable{},
+		builds:    map[string]*Executable{},
+		byID:      []*Executable{nil},
+		mappings:  newExtents(c.Mappings, mappingGrace),
+		pages:     newExtents(c.Pages, grace),
+		rows:      newExtents(c.Rows, grace),
+		// Number 0 is the zero rule, a gap: what a table not written to says.
+		rules:    map[cfi.Rule]uint16{{}: 0},
+		ruleList: []cfi.Rule{{}},
+	}
+}
+
+// Close closes all files.
+func (t *Table) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range t.byID {
+		if e != nil {
+			e.close()
+		}
+	}
+	t.roots.close()
+}
+
+// Stats tells what the table did.
+func (t *Table) Stats() Stats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.stats
+	s.Processes, s.Executables = uint64(len(t.processes)), uint64(len(t.byID)-1)
+	s.Rows, s.Rules = uint64(t.rows.used), uint64(len(t.ruleList))
+	s.EventsLost = t.events.Lost()
+	return s
+}
+
+// Sync takes in what happened to processes since the last call.
+func (t *Table) Sync() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sync()
+}
+
+func (t *Table) sync() error {
+	var err error
+	t.scratch, err = t.events.Drain(t.scratch[:0])
+	changed := map[*process]bool{}
+	for i := range t.scratch {
+		if p := t.apply(&t.scratch[i]); p != nil {
+			changed[p] = true
+		}
+	}
+	for p := range changed {
+		if p.slot != nil {
+			t.install(p)
+		}
+	}
+	if lost := t.events.Lost(); lost != t.eventsLost {
+		t.eventsLost = lost
+		for _, p := range t.processes {
+			p.known = false // read /proc again at the next sample
+		}
+	}
+	t.forget()
+	return err
+}
+
+// lingering is how long an exited process is remembered: samples of it may
+// still be on their way.
+const lingering = 2 * time.Second
+
+func (t *Table) forget() {
+	now := time.Now()
+	for pid, p := range t.processes {
+		if !p.exited.IsZero() && now.Sub(p.exited) > lingering {
+			t.uninstall(p)
+			delete(t.processes, pid)
+		}
+	}
+}
+
+// apply takes in one event, and gives the process whose mappings it changed.
+func (t *Table) apply(e *bpf.ProcessEvent) *process {
+	pid := profiler.PID(e.PID)
+	p := t.processes[pid]
+	switch e.Kind {
+	case bpf.EventFork:
+		t.fork(pid, profiler.PID(e.Parent))
+	case bpf.EventExec:
+		if p == nil {
+			p = &process{pid: pid}
+			t.processes[pid] = p
+		}
+		t.uninstall(p)
+		*p = process{pid: pid, known: true}
+	case bpf.EventMap:
+		if p == nil || !p.known {
+			return nil // read whole from /proc when a sample comes
+		}
+		m := Mapping{Start: e.Start, End: e.End, Offset: e.Offset, Device: e.Device, Inode: e.Inode, Path: e.Path}
+		if m.Inode == 0 && m.Path != vdso {
+			m.Path = ""
+		}
+		p.mappings = insertMapping(p.mappings, m)
+		p.exes = nil
+		return p
+	case bpf.EventExit:
+		if p != nil {
+			p.exited = time.Now()
+		}
+	}
+	return nil
+}
+
+// fork gives the child what the parent has, as the kernel side did already.
+func (t *Table) fork(pid, parent profiler.PID) {
+	if old := t.processes[pid]; old != nil {
+		t.uninstall(old)
+	}
+	child := &process{pid: pid, parent: parent}
+	if p := t.processes[parent]; p != nil && p.known {
+		child.mappings, child.known = slices.Clone(p.mappings), true
+		child.exes = slices.Clone(p.exes)
+		child.root = p.root
+		if p.slot != nil {
+			// The kernel side copied the entry at once. If the parent's changed
+			// since, the child's is stale: its next sample installs it anew.
+			if first, ok := t.kernel.Process(uint32(pid)); ok && first == p.slot.first {
+				child.slot = p.slot
+				p.slot.users++
+			} else {
+				t.kernel.DeleteProcess(uint32(pid))
+			}
+		}
+	}
+	t.processes[pid] = child
+}
+
+// load gives the process, with its mappings.
+func (t *Table) load(pid profiler.PID) *process {
+	p := t.processes[pid]
+	if p == nil {
+		p = &process{pid: pid}
+		t.processes[pid] = p
+	}
+	if !p.known {
+		t.reread(p)
+	}
+	return p
+}
+
+// reread reads the mappings from /proc; a process that is gone leaves those of
+// its parent, which it had unless it ran another program.
+func (t *Table) reread(p *process) {
+	ms, err := readMaps(p.pid)
+	if (err != nil || len(ms) == 0) && len(p.mappings) == 0 && p.parent != 0 {
+		ms, err = readMaps(p.parent)
+	}
+	p.reread = time.Now()
+	if err == nil && len(ms) > 0 {
+		p.mappings, p.exes, p.known = ms, nil, true
+	}
+}
+
+// uninstall takes a process out of the kernel's tables.
+func (t *Table) uninstall(p *process) {
+	if p.slot == nil {
+		return
+	}
+	t.kernel.DeleteProcess(uint32(p.pid))
+	t.release(p.slot)
+	p.slot = nil
+}
+
+func (t *Table) release(s *slot) {
+	if s.users--; s.users == 0 {
+		t.mappings.give(s.extent)
+	}
+}
+
+// install puts the process's mappings into the kernel's tables.
+func (t *Table) install(p *process) {
+	t.resolve(p)
+	ms := make([]bpf.Mapping, 0, len(p.mappings))
+	for i, m := range p.mappings {
+		out := bpf.Mapping{Start: m.Start, End: m.End}
+		if e := p.exes[i]; e != nil {
+			out.Executable, out.Bias = e.id, m.Start-m.Offset
+		} else {
+			out.FramePointer = true
+		}
+		ms = append(ms, out)
+	}
+	x, ok := t.mappings.take(uint32(len(ms)))
+	if !ok {
+		return // its stacks keep coming as copies, until processes end
+	}
+	old := p.slot
+	p.slot = &slot{extent: x, users: 1}
+	err := t.kernel.SetMappings(x.first, ms)
+	if err == nil {
+		err = t.kernel.SetProcess(uint32(p.pid), x.first, x.count, p.misses < maxMisses)
+	}
+	if err != nil {
+		t.mappings.give(x)
+		p.slot = nil
+	}
+	if old != nil {
+		t.release(old)
+	}
+}
+
+// maxMisses is how many samples in no mapping a process may have before its
+// stacks are no longer copied: nothing will be learnt from more.
+const maxMisses = 1000
+
+// resolve finds the executable of every mapping.
+func (t *Table) resolve(p *process) {
+	if len(p.exes) == len(p.mappings) {
+		return
+	}
+	if p.root == nil {
+		p.root, _ = t.roots.open(p.pid) // a process that is gone: its files are not found
+	}
+	p.exes = make([]*Executable, len(p.mappings))
+	for i := range p.mappings {
+		if m := &p.mappings[i]; !m.anonymous() {
+			p.exes[i] = t.executable(p, m)
+		}
+	}
+}
+
+// executable gives the executable of a mapping, nil where code is made at run
+// time or no number is left for it.
+func (t *Table) executable(p *process, m *Mapping) *Executable {
+	key := fileKey{device: m.Device, inode: m.Inode, path: m.Path}
+	if m.Path != vdso && p.root != nil {
+		var st unix.Stat_t
+		if unix.Stat(p.root.Path()+m.Path, &st) == nil {
+			key.stamp = st.Ctim.Nano()
+		}
+	}
+	e := t.files[key]
+	if e == nil {
+		if len(t.byID) >= int(t.kernel.Capacity().Executables) {
+			return nil
+		}
+		e = &Executable{id: uint32(len(t.byID)), path: m.Path, module: &profiler.Module{Path: m.Path}}
+		t.byID = append(t.byID, e)
+		t.files[key] = e
+	}
+	if e.notELF {
+		return nil
+	}
+	return e
+}
+
+// Executable gives an executable by the number that frames carry; nil for code
+// made at run time.
+func (t *Table) Executable(id uint32) *Executable {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if int(id) < len(t.byID) {
+		return t.byID[id]
+	}
+	return nil
+}
+
+// RootPath is where the file system of a process is found, empty when it was
+// never seen.
+func (t *Table) RootPath(pid profiler.PID) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.processes[pid]; p != nil && p.root != nil {
+		return p.root.Path()
+	}
+	return ""
+}
+
+// Walk unwinds a copied stack and puts what that needed into the kernel's
+// tables.
+func (t *Table) Walk(dst []uint64, pid profiler.PID, c *unwind.Copy) ([]uint64, profiler.Stop, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.sync()
+	p := t.load(pid)
+	s := &space{t: t, p: p}
+	n := len(dst)
+	dst, stop := unwind.Walk(dst, c, s)
+	if (stop == profiler.StopNoMapping || s.reread) && time.Since(p.reread) > time.Second {
+		// A mapping that no event told of, or one that turned out to be no ELF file.
+		t.reread(p)
+		t.uninstall(p)
+		dst, stop = unwind.Walk(dst[:n], c, s)
+	}
+	if stop == profiler.StopNoMapping {
+		if p.misses++; p.misses == maxMisses {
+			t.install(p)
+		}
+	}
+	if p.slot == nil && len(p.mappings) > 0 {
+		t.install(p)
+	}
+	return dst, stop, err
+}
+
+// space is the address space of a process for a walk over a copy.
+type space struct {
+	t      *Table
+	p      *process
+	reread bool
+}
+
+// Mapping implements unwind.Space.
+func (s *space) Mapping(addr uint64) (unwind.Mapping, bool) {
+	s.t.resolve(s.p)
+	ms := s.p.mappings
+	i, found := slices.BinarySearchFunc(ms, addr, func(m Mapping, a uint64) int {
+		if m.Start <= a {
+			return -1
+		}
+		return 1
+	})
+	if found || i == 0 || addr >= ms[i-1].End {
+		return unwind.Mapping{}, false
+	}
+	m, e := &ms[i-1], s.p.exes[i-1]
+	out := unwind.Mapping{Start: m.Start, End: m.End, FramePointer: e == nil}
+	if e != nil {
+		s.t.opened(s.p, e, m)
+		if e.notELF {
+			s.p.exes[i-1] = nil
+			s.t.uninstall(s.p)
+			out.FramePointer = true
+			return out, true
+		}
+		out.Executable, out.Bias = e.id, m.Start-m.Offset
+	}
+	return out, true
+}
+
+// Rule implements unwind.Space.
+func (s *space) Rule(id uint32, offset uint64) (cfi.Rule, profiler.Stop) {
+	return s.t.rule(s.t.byID[id], offset)
+}
+
+// opened opens the executable if it is not, and gives it its pages.
+func (t *Table) opened(p *process, e *Executable, m *Mapping) {
+	if e.opened {
+		return
+	}
+	start := time.Now()
+	e.open(p.pid, p.root, *m)
+	if e.openErr == nil {
+		// Containers hold the same libraries in different files: one set of rows serves all.
+		id := e.module.BuildID
+		if other := t.builds[id]; id != "" && other != nil && other.file.Size() == e.file.Size() {
+			e.share(other)
+		} else {
+			e.recognise(p.pid, p.root, t.runtimes)
+			t.builds[id] = e
+		}
+	}
+	t.stats.BuildTime += time.Since(start)
+	if e.openErr != nil {
+		return
+	}
+	if e.shared {
+		_ = t.kernel.SetExecutable(e.id, bpf.Executable{Pages: e.pages.first, FirstPage: e.firstPage, Count: e.pages.count})
+		return
+	}
+	if first, count := e.pageSpan(); count > 0 {
+		if x, ok := t.pages.take(count); ok {
+			for i := range count {
+				_ = t.kernel.SetPage(x.first+i, bpf.Page{})
+			}
+			e.pages, e.firstPage = x, first
+			_ = t.kernel.SetExecutable(e.id, bpf.Executable{Pages: x.first, FirstPage: first, Count: count})
+		}
+	}
+}
+
+// rule gives the rule at an offset of an executable, building its page if that
+// was not done yet.
+func (t *Table) rule(e *Executable, offset uint64) (cfi.Rule, profiler.Stop) {
+	number := uint32(offset>>pageShift) - e.firstPage
+	if e.openErr != nil || number >= e.pages.count {
+		return cfi.Rule{}, profiler.StopNoTable
+	}
+	index := e.pages.first + number
+	page, err := t.kernel.Page(index)
+	if err == nil && page.Count == 0 {
+		page, err = t.build(e, e.firstPage+number, index)
+	}
+	if err != nil || page.Count == bpf.PageUnavailable {
+		return cfi.Rule{}, profiler.StopNoTable
+	}
+	low, high := uint32(0), page.Count
+	want := uint32(offset)<<16 | 0xffff
+	var row uint32
+	for low < high {
+		mid := (low + high) / 2
+		r, err := t.kernel.Row(page.First + mid)
+		if err != nil {
+			return cfi.Rule{}, profiler.StopNoTable
+		}
+		if r <= want {
+			low, row = mid+1, r
+		} else {
+			high = mid
+		}
+	}
+	if low == 0 || int(row&0xffff) >= len(t.ruleList) {
+		return cfi.Rule{}, profiler.StopNoTable
+	}
+	return t.ruleList[row&0xffff], profiler.StopNone
+}
+
+var errNoRoom = errors.New("the table of unwind rows is full")
+
+// build makes the rows of one page and installs them.
+func (t *Table) build(e *Executable, page, index uint32) (bpf.Page, error) {
+	start := time.Now()
+	defer func() { t.stats.BuildTime += time.Since(start) }()
+	out := bpf.Page{Count: bpf.PageUnavailable}
+	rows, err := e.rows(page)
+	if err == nil && len(rows) > 1<<16 {
+		err = fmt.Errorf("page %d of %s has %d rows", page, e.path, len(rows))
+	}
+	if err != nil {
+		t.stats.PagesRefused++
+		return out, t.kernel.SetPage(index, out)
+	}
+	words := make([]uint32, len(rows))
+	for i, r := range rows {
+		number, err := t.ruleNumber(r.Rule)
+		if err != nil {
+			return out, err
+		}
+		words[i] = uint32(r.PC)<<16 | uint32(number)
+	}
+	x, ok := t.rows.take(uint32(len(words)))
+	for !ok && t.evict(uint32(len(words))) {
+		x, ok = t.rows.take(uint32(len(words)))
+	}
+	if !ok {
+		t.stats.PagesRefused++
+		return out, t.kernel.SetPage(index, out)
+	}
+	if err := t.kernel.SetRows(x.first, words); err != nil {
+		return out, err
+	}
+	out = bpf.Page{First: x.first, Count: x.count}
+	t.built = append(t.built, builtPage{e, page, x})
+	t.stats.PagesBuilt++
+	return out, t.kernel.SetPage(index, out)
+}
+
+// ruleNumber gives the number of a rule, the same for equal rules.
+func (t *Table) ruleNumber(r cfi.Rule) (uint16, error) {
+	if n, ok := t.rules[r]; ok {
+		return n, nil
+	}
+	if n := len(t.ruleList); n >= int(t.kernel.Capacity().Rules) {
+		return 0, nil // a gap, honestly
+	}
+	n := uint16(len(t.ruleList))
+	t.rules[r] = n
+	t.ruleList = append(t.ruleList, r)
+	return n, t.kernel.SetRule(uint32(n), *(*bpf.Rule)(unsafe.Pointer(&r)))
+}
+
+// evict makes room for n rows: pages that no walk used for longest go first,
+// an eighth of the table at a time so that this is rare. False when there is
+// nothing left to take.
+func (t *Table) evict(n uint32) bool {
+	if len(t.built) == 0 {
+		return false
+	}
+	want := max(n, t.kernel.Capacity().Rows/8)
+	used := make(map[*builtPage]uint32, len(t.built))
+	order := make([]*builtPage, len(t.built))
+	for i := range t.built {
+		b := &t.built[i]
+		order[i] = b
+		if p, err := t.kernel.Page(b.exe.pages.first + b.page - b.exe.firstPage); err == nil {
+			used[b] = p.Used
+		}
+	}
+	slices.SortStableFunc(order, func(a, b *builtPage) int { return int(int64(used[a]) - int64(used[b])) })
+	gone := map[extent]bool{}
+	for freed := uint32(0); freed < want && len(order) > 0; order = order[1:] {
+		b := order[0]
+		if err := t.kernel.SetPage(b.exe.pages.first+b.page-b.exe.firstPage, bpf.Page{}); err != nil {
+			return false
+		}
+		t.rows.give(b.rows)
+		gone[b.rows] = true
+		freed += b.rows.count
+		t.stats.PagesEvicted++
+	}
+	t.built = slices.DeleteFunc(t.built, func(b builtPage) bool { return gone[b.rows] })
+	return true
+}

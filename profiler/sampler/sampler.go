@@ -1,0 +1,230 @@
+// Package sampler turns what the kernel side sends into samples. It owns the
+// ring buffer and the copies of stacks on their way to be unwound; it knows
+// nothing of names.
+//
+// Two goroutines: one empties the ring buffer and never waits for anything
+// else, the other unwinds copies, which may mean reading files. Between them
+// is a bounded queue: what does not fit is kept as a sample without its user
+// frames, and counted.
+package sampler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/kalypso-dev/kalypso/bpf"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/unwind"
+)
+
+// Sink takes samples. Its methods are called from two goroutines.
+type Sink interface {
+	// Add takes n samples of a stack, whose slices it must copy.
+	Add(s *Stack, n uint64)
+	// Count takes n more samples of a stack that was or will be given to Add.
+	Count(k Key, n uint64)
+}
+
+// Unwinder walks copied stacks.
+type Unwinder interface {
+	Walk(dst []uint64, pid profiler.PID, c *unwind.Copy) ([]uint64, profiler.Stop, error)
+	Sync() error
+}
+
+// Config of a Sampler.
+type Config struct {
+	Kernel   *bpf.Kernel
+	Unwinder Unwinder
+	Sink     Sink
+	Arch     unwind.Arch
+	ByThread bool
+	// Failed is told of errors that cost samples or precision, not more.
+	Failed func(error)
+}
+
+// Sampler reads samples until it is stopped.
+type Sampler struct {
+	Config
+	copies chan *job
+	pool   sync.Pool
+
+	mu    sync.Mutex
+	stats Stats
+}
+
+// Stats count what went through.
+type Stats struct {
+	FirstSample time.Time // when the first one was read
+	Copies      uint64    // stacks unwound in user space
+	Overflowed  uint64    // copies dropped because the queue was full: samples without user frames
+	BadRecords  uint64
+}
+
+type job struct {
+	raw   []byte
+	words []uint64
+}
+
+// queued copies at most: 2 MiB.
+const queued = 32
+
+// poll is how often the ring buffer is looked into when it fills slowly.
+const poll = 100 * time.Millisecond
+
+// New makes a sampler.
+func New(c Config) *Sampler {
+	s := &Sampler{Config: c, copies: make(chan *job, queued)}
+	s.pool.New = func() any { return &job{} }
+	return s
+}
+
+// Stats tells what went through so far.
+func (s *Sampler) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
+
+// Run reads until ctx ends, then reads what is left and gives the last counts
+// to the sink. The caller has stopped the events by then.
+func (s *Sampler) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.unwindCopies()
+	}()
+	err := s.read(ctx)
+	close(s.copies)
+	<-done
+	return err
+}
+
+func (s *Sampler) read(ctx context.Context) error {
+	var rec ringbuf.Record
+	var words []uint64
+	fresh := 0 // stacks that the kernel side counts and we have not asked about
+	const drainAt = 8192
+	tick := time.Now()
+	for {
+		s.Kernel.SetDeadline(time.Now().Add(poll))
+		err := s.Kernel.Read(&rec)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if ctx.Err() != nil {
+				return s.drain()
+			}
+		case err != nil:
+			return fmt.Errorf("read samples: %w", err)
+		default:
+			var counted bool
+			if words, counted = s.record(rec.RawSample, words); counted {
+				fresh++
+			}
+		}
+		if fresh >= drainAt {
+			fresh = 0
+			if err := s.drain(); err != nil {
+				return err
+			}
+		}
+		if time.Since(tick) > time.Second {
+			tick = time.Now()
+			if err := errors.Join(s.Kernel.Tick(), s.Kernel.SyncCPUs()); err != nil {
+				s.Failed(err)
+			}
+		}
+	}
+}
+
+// drain takes the counts out of the kernel.
+func (s *Sampler) drain() error {
+	return s.Kernel.DrainCounts(func(k bpf.Key, n uint64) {
+		if n > 0 {
+			s.Sink.Count(Key{Hash: k.Hash, PID: profiler.PID(k.PID), TID: profiler.TID(k.TID)}, n)
+		}
+	})
+}
+
+// record handles one record; counted says that the kernel side now counts it.
+func (s *Sampler) record(raw []byte, words []uint64) (_ []uint64, counted bool) {
+	s.mu.Lock()
+	if s.stats.FirstSample.IsZero() {
+		s.stats.FirstSample = time.Now()
+	}
+	s.mu.Unlock()
+	c, isCopy, words, err := decode(raw, words, s.ByThread)
+	if err != nil {
+		s.mu.Lock()
+		s.stats.BadRecords++
+		s.mu.Unlock()
+		s.Failed(err)
+		return words, false
+	}
+	if !isCopy {
+		s.Sink.Add(&c.Stack, 1)
+		return words, c.Counted
+	}
+	j := s.pool.Get().(*job)
+	j.raw = append(j.raw[:0], raw...)
+	select {
+	case s.copies <- j:
+	default:
+		s.mu.Lock()
+		s.stats.Overflowed++
+		s.mu.Unlock()
+		s.pool.Put(j)
+		c.Stop = profiler.StopNoTable
+		c.Key.Hash = hash(&c.Stack)
+		s.Sink.Add(&c.Stack, 1)
+	}
+	return words, false
+}
+
+// unwindCopies unwinds what is queued, and keeps the process table fresh when
+// nothing is.
+func (s *Sampler) unwindCopies() {
+	ticker := time.NewTicker(poll)
+	defer ticker.Stop()
+	var user []uint64
+	for {
+		select {
+		case j, open := <-s.copies:
+			if !open {
+				return
+			}
+			user = s.unwind(j, user[:0])
+			s.pool.Put(j)
+		case <-ticker.C:
+			if err := s.Unwinder.Sync(); err != nil {
+				s.Failed(err)
+			}
+		}
+	}
+}
+
+func (s *Sampler) unwind(j *job, user []uint64) []uint64 {
+	c, _, words, err := decode(j.raw, j.words, s.ByThread)
+	j.words = words
+	if err != nil {
+		s.Failed(err)
+		return user
+	}
+	c.Arch = s.Arch
+	user, c.Stop, err = s.Unwinder.Walk(user, c.Key.PID, &c.Copy)
+	if err != nil {
+		s.Failed(err)
+	}
+	c.User = user
+	c.Key.Hash = hash(&c.Stack)
+	s.mu.Lock()
+	s.stats.Copies++
+	s.mu.Unlock()
+	s.Sink.Add(&c.Stack, 1)
+	return user
+}

@@ -1,0 +1,93 @@
+// Package workload says what a process belongs to. So far that is its cgroup:
+// the name that systemd, container runtimes and Kubernetes give it.
+package workload
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// CgroupOf gives the cgroup path of a process, as in /proc/PID/cgroup: that of
+// the unified hierarchy, unless only version 1 says more than "/".
+func CgroupOf(pid profiler.PID) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", fmt.Errorf("read cgroup of PID %d: %w", pid, err)
+	}
+	return parseCgroup(string(text)), nil
+}
+
+// parseCgroup reads lines of cgroups(7): "0::/unified/path" for version 2,
+// "4:cpu,cpuacct:/path" for version 1.
+func parseCgroup(text string) string {
+	best := "/"
+	for line := range strings.Lines(text) {
+		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		controllers, path, ok := strings.Cut(rest, ":")
+		if !ok || path == "" {
+			continue
+		}
+		if controllers == "" && path != "/" {
+			return path
+		}
+		if path != "/" && (best == "/" || strings.Contains(controllers, "cpu")) {
+			best = path
+		}
+	}
+	return best
+}
+
+// Cgroup is a cgroup of the unified hierarchy as the kernel side filters by it.
+type Cgroup struct {
+	ID    uint64
+	Level uint32 // depth below the root of the hierarchy
+}
+
+// FindCgroup looks up a cgroup by its path below the mount point of the
+// unified hierarchy, or by its whole path.
+func FindCgroup(path string) (Cgroup, error) {
+	mount, err := unifiedMount()
+	if err != nil {
+		return Cgroup{}, err
+	}
+	rel := strings.Trim(strings.TrimPrefix(filepath.Clean("/"+path), mount), "/")
+	full := filepath.Join(mount, rel)
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, full, 0)
+	if err != nil {
+		return Cgroup{}, &profiler.Fault{
+			What: fmt.Sprintf("cgroup %q not found", path),
+			Why:  &os.PathError{Op: "open", Path: full, Err: err},
+			Fix:  "take a path from /proc/PID/cgroup (the line that starts with 0::) or from below " + mount,
+		}
+	}
+	c := Cgroup{ID: binary.LittleEndian.Uint64(handle.Bytes())}
+	if rel != "" {
+		c.Level = uint32(strings.Count(rel, "/") + 1)
+	}
+	return c, nil
+}
+
+// unifiedMount is where cgroup version 2 is mounted.
+func unifiedMount() (string, error) {
+	text, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", fmt.Errorf("find the cgroup file system: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+			return f[1], nil
+		}
+	}
+	return "", &profiler.Fault{
+		What: "cannot filter by cgroup",
+		Why:  fmt.Errorf("cgroup version 2 is not mounted"),
+		Fix:  "mount -t cgroup2 none /sys/fs/cgroup/unified     or filter with -p PID",
+	}
+}
