@@ -120,12 +120,31 @@ func newRecording(p *profile.Profile) (*recording, error) {
 
 // A chain is a row of callers and callees, root first. "*" stands for any
 // number of frames; anything else is a function's name as the source writes it.
-type chain []*regexp.Regexp
+type chain []*pattern
+
+// A pattern matches a function's name. It remembers its answers: a recording
+// has few names and many frames.
+type pattern struct {
+	expression *regexp.Regexp
+	known      map[string]bool
+}
 
 // function gives the pattern of a function's name: alone, behind a namespace or
 // package, before parameters, type arguments or a compiler's suffix.
-func function(name string) *regexp.Regexp {
-	return regexp.MustCompile(`(^|[:. *~^+])` + regexp.QuoteMeta(name) + `($|[<(\[:. ])`)
+func function(name string) *pattern {
+	return &pattern{
+		expression: regexp.MustCompile(`(^|[:. *~^+])` + regexp.QuoteMeta(name) + `($|[<(\[:. ])`),
+		known:      make(map[string]bool),
+	}
+}
+
+func (p *pattern) match(name string) bool {
+	m, ok := p.known[name]
+	if !ok {
+		m = p.expression.MatchString(name)
+		p.known[name] = m
+	}
+	return m
 }
 
 func newChain(names ...string) chain {
@@ -158,7 +177,7 @@ func (c chain) at(frames []frame) bool {
 			}
 			return false
 		}
-		if i >= len(frames) || !p.MatchString(frames[i].name) {
+		if i >= len(frames) || !p.match(frames[i].name) {
 			return false
 		}
 	}
@@ -198,26 +217,29 @@ func (r *recording) count(keep func(*stack) bool) share {
 	return s
 }
 
-// has says whether any frame bears one of the names.
-func (s *stack) has(names ...string) bool {
-	for _, n := range names {
-		p := function(n)
+// runs gives a test for stacks with a frame that bears one of the names.
+func runs(names ...string) func(*stack) bool {
+	wanted := newChain(names...)
+	return func(s *stack) bool {
 		for i := range s.frames {
-			if p.MatchString(s.frames[i].name) {
-				return true
+			for _, p := range wanted {
+				if p.match(s.frames[i].name) {
+					return true
+				}
 			}
 		}
+		return false
 	}
-	return false
 }
 
 // among gives the samples for which keep holds, among those that run one of
 // the functions.
 func (r *recording) among(functions []string, keep func(*stack) bool) share {
 	var s share
+	has := runs(functions...)
 	for i := range r.stacks {
 		st := &r.stacks[i]
-		if !st.has(functions...) {
+		if !has(st) {
 			continue
 		}
 		s.whole += st.count
@@ -271,7 +293,7 @@ func (r *recording) lines(fn, file string) share {
 	for i := range r.stacks {
 		for j := range r.stacks[i].frames {
 			f := &r.stacks[i].frames[j]
-			if !p.MatchString(f.name) {
+			if !p.match(f.name) {
 				continue
 			}
 			s.whole += r.stacks[i].count
