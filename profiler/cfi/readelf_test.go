@@ -219,8 +219,11 @@ func written(r Rule, m elf.Machine) (cfa, fp, ra []string) {
 	}
 	saved := func(column string, kind uint8, off int16) []string {
 		base := frame
-		if kind == RegDerefSP {
+		switch kind {
+		case RegDerefSP:
 			base = sp
+		case RegCFA: // the CFA is on the expression's stack
+			base = "DW_OP_plus_uconst: "
 		}
 		return []string{fmt.Sprintf("%s (%s%d)", column, base, off)}
 	}
@@ -346,7 +349,7 @@ func agreeSaved(r Rule, kind uint8, off int16, known string, written bool) (reas
 		}
 		return "", false
 	case RegCFA:
-		return "", known == fmt.Sprintf("c%+d", off)
+		return "", known == fmt.Sprintf("c%+d", off) || known == "exp" && written
 	}
 	// Offsets that need more than 16 bits are kept relative to the CFA's base.
 	far := int64(off) - int64(r.CFAOff)
