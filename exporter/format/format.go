@@ -24,7 +24,7 @@ type Format interface {
 
 // Formats lists every format, in the order in which help texts name them.
 func Formats() []Format {
-	return []Format{Pprof{}, Folded{}, Speedscope{}}
+	return []Format{Pprof{}, Folded{}, HTML{}, Speedscope{}}
 }
 
 // ForPath gives the format that a file's name asks for by its ending.

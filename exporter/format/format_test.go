@@ -234,7 +234,7 @@ func TestPprofTop(t *testing.T) {
 	}
 	run := func(args ...string) string {
 		cmd := exec.Command("go", append([]string{"tool", "pprof"}, append(args, path)...)...)
-		cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "PPROF_TMPDIR="+t.TempDir(), "TZ=UTC")
+		cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir(), "TZ=UTC")
 		var errs bytes.Buffer
 		cmd.Stderr = &errs
 		out, err := cmd.Output()
