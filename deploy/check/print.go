@@ -49,13 +49,15 @@ func (s Style) Print(w io.Writer, r Result) error {
 	if s.Short && r.State != Failed {
 		return nil
 	}
+	indent := strings.Repeat(" ", s.Width+6)
+	if s.ASCII {
+		indent += " "
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "  %s %-*s  %s\n", s.mark(&r), s.Width, r.ID, r.Detail)
+	// A detail may have lines: a verifier's last words.
+	detail := strings.ReplaceAll(r.Detail, "\n", "\n"+indent)
+	fmt.Fprintf(&b, "  %s %-*s  %s\n", s.mark(&r), s.Width, r.ID, detail)
 	if r.State == Failed {
-		indent := strings.Repeat(" ", s.Width+6)
-		if s.ASCII {
-			indent += " "
-		}
 		if r.Effect != "" {
 			fmt.Fprintf(&b, "%seffect  %s\n", indent, r.Effect)
 		}

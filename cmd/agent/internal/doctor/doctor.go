@@ -38,12 +38,6 @@ func Checks() []check.Check {
 			Fix:    self.grant("CAP_BPF"),
 		},
 		{
-			ID: "memlock", Title: "the maps of a whole recording fit", Severity: check.Required,
-			Run:    mapMemory,
-			Effect: "the maps of a recording cannot be created: no profile at all",
-			Fix:    "raise the memory limit of this cgroup by 20 MiB",
-		},
-		{
 			ID: "cap_perfmon", Title: "a program samples every CPU", Severity: check.Required,
 			Run:    self.capPerfmon,
 			Effect: "no CPU can be sampled: no profile at all",
@@ -62,9 +56,21 @@ func Checks() []check.Check {
 			Fix:    "boot with lockdown=integrity or lockdown=none in place of lockdown=confidentiality",
 		},
 		{
+			ID: "process_events", Title: "perf tells of processes and their mappings", Severity: check.Required,
+			Run:    self.processEvents,
+			Effect: "mappings of processes are not known: no profile at all",
+			Fix:    self.grant("CAP_PERFMON"),
+		},
+		{
+			ID: "programs", Title: "the profiler's own programs load and count samples", Severity: check.Required,
+			Run:    self.programs,
+			Effect: "the profiler's programs do not run on this kernel: no profile at all",
+			Fix:    "report it with the output of: kalypso-agent doctor --only programs; uname -a",
+		},
+		{
 			ID: "bpf_loop", Title: "programs may loop: deep stacks", Severity: check.Limit,
 			Run:    self.bpfLoop,
-			Effect: "deep stacks are cut by the tail-call limit and end in [truncated]",
+			Effect: "user stacks deeper than 264 frames are cut and end in [truncated]",
 			Fix:    "boot a kernel of 5.17 or newer",
 		},
 		{
@@ -106,7 +112,7 @@ func Checks() []check.Check {
 		{
 			ID: "cgroup", Title: "cgroup v2 tells processes apart", Severity: check.Note,
 			Run:    cgroups,
-			Effect: "--by cgroup sees one cgroup for everything",
+			Effect: "a filter by cgroup goes by the v2 hierarchy, which is not there",
 			Fix:    "boot with systemd.unified_cgroup_hierarchy=1",
 		},
 		{

@@ -91,28 +91,6 @@ func (s self) capBPF(context.Context) check.Outcome {
 	return check.Pass("created a map")
 }
 
-// mapBudget is what the maps of a recording may take.
-const mapBudget = 20 << 20
-
-// mapMemory creates as much as a recording does. Since Linux 5.11 maps are
-// charged to the cgroup and not to the memlock limit.
-func mapMemory(context.Context) check.Outcome {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "klp_doctor", Type: ebpf.Array, KeySize: 4, ValueSize: 1 << 12, MaxEntries: mapBudget >> 12})
-	if denied(err) {
-		return check.Skip("not tried: it takes cap_bpf")
-	}
-	if err != nil {
-		return check.Fail("creating a map of %d MiB: %s", mapBudget>>20, reason(err))
-	}
-	_ = m.Close()
-	limit := "unlimited"
-	var r unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &r); err == nil && r.Cur != unix.RLIM_INFINITY {
-		limit = fmt.Sprintf("%d KiB", r.Cur>>10)
-	}
-	return check.Pass("created maps of %d MiB (memlock limit %s does not count)", mapBudget>>20, limit)
-}
-
 func (s self) lockdown(context.Context) check.Outcome {
 	mode := "not in this kernel"
 	if b, err := os.ReadFile("/sys/kernel/security/lockdown"); err == nil {

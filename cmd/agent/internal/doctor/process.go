@@ -135,21 +135,29 @@ func readStat(path string) (comm string, isKernel bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
-	open, end := strings.IndexByte(string(b), '('), strings.LastIndexByte(string(b), ')')
-	if open < 0 || end < open {
-		return "", false, fmt.Errorf("%s: no name in it", path)
-	}
-	fields := strings.Fields(string(b[end+1:]))
-	const flagsField = 6             // the 9th of the line: 3rd is the first after the name
-	const kernelThread = 0x0020_0000 // PF_KTHREAD: include/linux/sched.h
-	if len(fields) <= flagsField {
-		return "", false, fmt.Errorf("%s: %d fields", path, len(fields))
-	}
-	flags, err := strconv.ParseUint(fields[flagsField], 10, 64)
+	comm, isKernel, err = parseStat(string(b))
 	if err != nil {
 		return "", false, fmt.Errorf("%s: %w", path, err)
 	}
-	return string(b[open+1 : end]), flags&kernelThread != 0, nil
+	return comm, isKernel, nil
+}
+
+func parseStat(stat string) (comm string, isKernel bool, err error) {
+	open, end := strings.IndexByte(stat, '('), strings.LastIndexByte(stat, ')')
+	if open < 0 || end < open {
+		return "", false, errors.New("no name in it")
+	}
+	fields := strings.Fields(stat[end+1:])
+	const flagsField = 6             // the 9th of the line: 3rd is the first after the name
+	const kernelThread = 0x0020_0000 // PF_KTHREAD: include/linux/sched.h
+	if len(fields) <= flagsField {
+		return "", false, fmt.Errorf("%d fields", len(fields))
+	}
+	flags, err := strconv.ParseUint(fields[flagsField], 10, 64)
+	if err != nil {
+		return "", false, err
+	}
+	return stat[open+1 : end], flags&kernelThread != 0, nil
 }
 
 // unreadableFile opens a file of mode 0 through its descriptor's name, which
@@ -223,7 +231,7 @@ func cgroups(context.Context) check.Outcome {
 		return check.Pass("v2 at %s", v2)
 	case v2 != "":
 		return check.Fail("hybrid: v2 at %s beside %d v1 hierarchies", v2, v1).
-			WithEffect("--by cgroup sees what the v2 tree holds: containers placed by v1 alone look like one")
+			WithEffect("a filter by cgroup goes by the v2 hierarchy: containers placed by v1 alone all look alike to it")
 	case v1 > 0:
 		return check.Fail("v1 only (%d hierarchies)", v1)
 	}

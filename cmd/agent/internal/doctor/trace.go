@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/kalypso-dev/kalypso/bpf"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 )
 
@@ -206,14 +207,8 @@ func (s self) lifecycle(ctx context.Context) check.Outcome {
 		}
 		defer func() { _ = tracing.Close() }()
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return check.Fail("finding an executable to start: %v", err)
-	}
-	child := exec.CommandContext(ctx, exe, "version")
-	child.Args[0] = "kalypso-agent"
-	if err := child.Run(); err != nil {
-		return check.Fail("starting %s: %v", exe, err)
+	if _, err := startChild(ctx); err != nil {
+		return check.Fail("%v", err)
 	}
 	for slot, point := range points {
 		var n uint64
@@ -225,6 +220,94 @@ func (s self) lifecycle(ctx context.Context) check.Outcome {
 		}
 	}
 	return check.Pass("tp_btf programs saw the fork, exec and exit of a process")
+}
+
+// startChild runs this program to print its version, and gives the process ID
+// that it had.
+func startChild(ctx context.Context) (int, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return 0, fmt.Errorf("find an executable to start: %w", err)
+	}
+	child := exec.CommandContext(ctx, exe, "version")
+	if err := child.Run(); err != nil {
+		return 0, fmt.Errorf("start %s: %w", exe, err)
+	}
+	return child.Process.Pid, nil
+}
+
+// processEvents opens the rings that record reads and looks in them for a
+// process that it starts.
+func (s self) processEvents(ctx context.Context) check.Outcome {
+	sideband, err := bpf.OpenSideband()
+	if denied(err) && !s.has("CAP_PERFMON") && !s.has("CAP_SYS_ADMIN") {
+		return check.Skip("not tried: it takes cap_perfmon")
+	}
+	if err != nil {
+		out := check.Fail("opening rings for process events: %s", reason(err))
+		if limit := sysctl("kernel.perf_event_mlock_kb"); limit != "" {
+			return out.WithFix("sysctl kernel.perf_event_mlock_kb=516 (it is %s), or close other users of perf", limit)
+		}
+		return out
+	}
+	defer func() { _ = sideband.Close() }()
+	pid, err := startChild(ctx)
+	if err != nil {
+		return check.Fail("%v", err)
+	}
+	events, err := sideband.Drain(nil)
+	if err == nil {
+		// What is newer than a drain's start is held back until the next.
+		events, err = sideband.Drain(events)
+	}
+	if err != nil {
+		return check.Fail("reading process events: %s", reason(err))
+	}
+	seen := map[bpf.ProcessEventKind]int{}
+	for _, e := range events {
+		if int(e.PID) == pid {
+			seen[e.Kind]++
+		}
+	}
+	if seen[bpf.EventExec] == 0 || seen[bpf.EventMap] == 0 || seen[bpf.EventExit] == 0 {
+		return check.Fail("of a process that was started, perf told %d execs, %d mappings, %d exits",
+			seen[bpf.EventExec], seen[bpf.EventMap], seen[bpf.EventExit])
+	}
+	return check.Pass("perf told of the exec, %d mappings and the exit of a process", seen[bpf.EventMap])
+}
+
+// programs loads what record loads and lets it sample for a moment. Each
+// failure that has a cause of its own is another check's.
+func (s self) programs(ctx context.Context) check.Outcome {
+	started := time.Now()
+	kernel, err := bpf.Load(bpf.Config{KernelStacks: true})
+	if denied(err) && s.lacksTracing() {
+		return check.Skip("not tried: it takes cap_bpf and cap_perfmon")
+	}
+	if errors.Is(err, unix.ENOMEM) {
+		return check.Fail("loading: %s", reason(err)).WithFix("raise the memory limit of this cgroup by 20 MiB")
+	}
+	if err != nil {
+		return check.Fail("loading: %v", err)
+	}
+	defer func() { _ = kernel.Close() }()
+	loaded := time.Since(started)
+	if err := kernel.Attach(sampleHz); err != nil {
+		return check.Fail("attaching: %v", err)
+	}
+	// Idle CPUs are not sampled: be busy.
+	for end := time.Now().Add(sampleFor / 2); time.Now().Before(end) && ctx.Err() == nil; {
+	}
+	kernel.Detach()
+	counters, err := kernel.Counters()
+	if err != nil {
+		return check.Fail("reading the counters: %v", err)
+	}
+	if counters.Samples == 0 {
+		return check.Fail("the programs were loaded and attached, and took no sample in %s of work", sampleFor/2)
+	}
+	return check.Pass("loaded in %d ms, %.1f MiB of maps, %d samples by %s, user stacks up to %d frames",
+		loaded.Milliseconds(), float64(kernel.MapBytes())/(1<<20), counters.Samples, kernel.Event(), kernel.MaxFrames)
 }
 
 // lacksTracing says whether tracing programs are out of reach on paper, and

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+func TestReport(t *testing.T) {
+	fault := &profiler.Fault{What: "there is no process 7", Why: errors.New("open /proc/7/maps: no such file"), Fix: "pgrep name"}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	tests := []struct {
+		name string
+		ctx  context.Context
+		err  error
+		code int
+		text string
+	}{
+		{"no error", context.Background(), nil, 0, ""},
+		{"a plain error is one line", context.Background(), errors.New("write x: no space"), 1, "error: write x: no space\n"},
+		{"a fault is three", context.Background(), fault, 1,
+			"error: there is no process 7\ncause: open /proc/7/maps: no such file\nfix:   pgrep name\n"},
+		{"a wrapped fault too", context.Background(), fmt.Errorf("record: %w", fault), 1,
+			"error: there is no process 7\ncause: open /proc/7/maps: no such file\nfix:   pgrep name\n"},
+		{"usage", context.Background(), usage("type b", "a is wrong"), 2, "error: a is wrong\nfix:   type b\n"},
+		{"a code of its own, silently", context.Background(), exitError{77}, 77, ""},
+		{"a wrapped code too", context.Background(), fmt.Errorf("command: %w", exitError{77}), 77, ""},
+		{"the reader went away", context.Background(), fmt.Errorf("write: %w", syscall.EPIPE), 1, ""},
+		{"interrupted", ended, fmt.Errorf("sample: %w", context.Canceled), 130, ""},
+		{"cancelled by ourselves is an error", context.Background(), context.Canceled, 1, "error: context canceled\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var stderr bytes.Buffer
+			if code := report(tt.ctx, tt.err, &stderr); code != tt.code || stderr.String() != tt.text {
+				t.Errorf("code %d, want %d; printed %q, want %q", code, tt.code, &stderr, tt.text)
+			}
+		})
+	}
+}
+
+func TestNearest(t *testing.T) {
+	words := []string{"record", "doctor", "unwind", "version"}
+	tests := []struct{ word, want string }{
+		{"recrod", "record"},
+		{"rec", "record"},
+		{"doctro", "doctor"},
+		{"versoin", "version"},
+		{"unwindd", "unwind"},
+		{"profile", ""},
+		{"x", ""},
+		{"", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.word, func(t *testing.T) {
+			if got := nearest(tt.word, words); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestDistance(t *testing.T) {
+	tests := []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"abc", "abc", 0},
+		{"kitten", "sitting", 3}, {"flaw", "lawn", 2}, {"ab", "ba", 2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.a+"→"+tt.b, func(t *testing.T) {
+			if got := distance(tt.a, tt.b); got != tt.want {
+				t.Errorf("got %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
