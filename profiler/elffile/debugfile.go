@@ -137,15 +137,15 @@ func (f *File) pathInRoot(root string) string {
 	if f.root != "" {
 		return path.Join("/", p)
 	}
-	// /proc/PID/map_files/… and /proc/PID/exe are links to the real path.
-	if strings.HasPrefix(p, "/proc/") {
-		if target, err := os.Readlink(p); err == nil {
-			p = strings.TrimSuffix(target, " (deleted)")
-		}
-	}
 	if root != "" && root != "/" {
 		if rest, ok := strings.CutPrefix(p, strings.TrimSuffix(root, "/")+"/"); ok {
-			p = "/" + rest
+			return path.Join("/", rest)
+		}
+	}
+	// /proc/PID/map_files/… and /proc/PID/exe are links to the real path.
+	if strings.HasPrefix(p, "/proc/") {
+		if target, err := os.Readlink(p); err == nil && path.IsAbs(target) {
+			p = strings.TrimSuffix(target, " (deleted)")
 		}
 	}
 	return path.Join("/", p)
