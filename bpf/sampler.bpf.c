@@ -169,13 +169,15 @@ pieces:
 }
 
 /*
- * Hands the sample over to be unwound in user space. 0 when that cannot be:
- * the ring buffer is too full for 64 KiB.
+ * Hands the walk over to user space, from the frame whose table is missing on:
+ * frames before it may have been on another stack (Go's system stack, a signal
+ * stack), which no copy could follow. 0 when that cannot be: the ring buffer is
+ * too full.
  */
 static __always_inline int klp_defer(struct klp_walk *w)
 {
-	__u32 cpu = bpf_get_smp_processor_id(), kernel = w->base;
-	__u64 have;
+	__u32 cpu = bpf_get_smp_processor_id();
+	__u64 have, frames;
 	struct klp_copy *copy;
 
 	if (bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) > KLP_RING_BYTES / 4 * 3)
@@ -183,17 +185,24 @@ static __always_inline int klp_defer(struct klp_walk *w)
 	copy = bpf_map_lookup_elem(&copies, &cpu);
 	if (!copy)
 		goto skipped;
+	frames = w->frames;
+	if (frames)
+		frames--; /* user space begins with this one */
 	copy->header = w->stack.header;
 	copy->header.kind = KLP_RECORD_COPY;
 	copy->header.stop = w->stop;
-	copy->header.user_frames = 0;
+	copy->header.user_frames = frames;
+	copy->header.flags = (w->exact ? KLP_RECORD_EXACT : 0) | (w->leaf ? KLP_RECORD_LEAF : 0) |
+			     (w->registers ? KLP_RECORD_REGISTERS : 0);
 	copy->regs = w->regs;
-	for (int i = 0; i < KLP_MAX_KERNEL_FRAMES; i++) {
-		if (i >= kernel)
-			break;
-		copy->kernel[i] = w->stack.frames[i];
-	}
-	have = klp_copy_stack(copy, w->regs.sp);
+	copy->regs.pc = w->pc;
+	copy->regs.sp = w->sp;
+	copy->regs.fp = w->fp;
+	copy->regs.lr = w->lr;
+	frames = (frames + w->base) * sizeof(__u64);
+	klp_bound(frames, sizeof(copy->frames));
+	bpf_probe_read_kernel(copy->frames, frames, w->stack.frames);
+	have = klp_copy_stack(copy, w->sp);
 	klp_bound(have, KLP_COPY_BYTES);
 	copy->bytes = have;
 	if (bpf_ringbuf_output(&records, copy, __builtin_offsetof(struct klp_copy, stack) + have, BPF_RB_FORCE_WAKEUP))
@@ -274,7 +283,8 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	w->start = w->end = 0;
 	w->mappings = 0;
 
-	if (task->flags & PF_KTHREAD) {
+	/* A kernel thread, or a process that has already given its memory back. */
+	if (task->flags & PF_KTHREAD || !task->mm) {
 		w->stop = KLP_STOP_NO_USER;
 		klp_emit(w, pid, tid);
 		return NULL;
@@ -292,8 +302,6 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	w->exact = from_user || !in_syscall;
 	w->leaf = 1;
 	w->registers = 1;
-	if (w->exact)
-		header->flags |= KLP_RECORD_EXACT;
 	w->stop = KLP_STOP_TRUNCATED;
 
 	process = bpf_map_lookup_elem(&processes, &pid);

@@ -101,7 +101,7 @@ const (
 	StopBadFrame                // the stack pointer did not move up, or a frame pointer was implausible
 	StopNoRegisters             // the user registers could not be read
 	StopCompat                  // a 32-bit process on a 64-bit kernel
-	StopNoUser                  // a kernel thread: there is no user stack
+	StopNoUser                  // a kernel thread, or a process that exits and gave its memory back: there is no user stack
 	stopCount
 )
 

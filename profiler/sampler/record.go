@@ -30,7 +30,8 @@ type Key struct {
 	TID  profiler.TID
 }
 
-// Copy is one sample whose user stack is still to be unwound.
+// Copy is one sample whose walk is still to be finished: User holds the frames
+// so far.
 type Copy struct {
 	Stack
 	unwind.Copy
@@ -41,15 +42,16 @@ const (
 	recordStack = 1
 	recordCopy  = 2
 
-	flagCounted = 1
-	flagExact   = 2
+	flagCounted   = 1
+	flagExact     = 2
+	flagLeaf      = 4
+	flagRegisters = 8
 
 	headerBytes = 64
 	regsBytes   = 8 * (4 + 32)
-	maxKernel   = 127
-	copyKernel  = headerBytes + regsBytes
-	copyLength  = copyKernel + 8*(maxKernel+1)
-	copyStack   = copyLength + 8
+	copyLength  = headerBytes + regsBytes
+	copyFrames  = copyLength + 8
+	copyStack   = copyFrames + 8*(127+1+unwind.MaxFrames)
 )
 
 // ErrTruncated says that a record is shorter than it claims.
@@ -79,8 +81,8 @@ func decode(raw []byte, words []uint64, byThread bool) (c Copy, isCopy bool, res
 	switch kind {
 	case recordStack:
 	case recordCopy:
-		isCopy, user, from = true, 0, copyKernel
-		if len(raw) < copyStack || kernel > maxKernel {
+		isCopy, from = true, copyFrames
+		if len(raw) < copyStack || from+8*(kernel+user) > copyStack {
 			return c, true, words, fmt.Errorf("copy of %d bytes: %w", len(raw), ErrTruncated)
 		}
 		n := int(order.Uint32(raw[copyLength:]))
@@ -92,7 +94,7 @@ func decode(raw []byte, words []uint64, byThread bool) (c Copy, isCopy bool, res
 		for i := range c.Regs.R {
 			c.Regs.R[i] = order.Uint64(regs[32+8*i:])
 		}
-		c.Exact = flags&flagExact != 0
+		c.Exact, c.Leaf, c.Registers = flags&flagExact != 0, flags&flagLeaf != 0, flags&flagRegisters != 0
 		c.Copy.Stack = raw[copyStack : copyStack+n]
 	default:
 		return c, false, words, fmt.Errorf("unknown kind of record %d", kind)

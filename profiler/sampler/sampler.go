@@ -216,6 +216,7 @@ func (s *Sampler) unwind(j *job, user []uint64) []uint64 {
 		return user
 	}
 	c.Arch = s.Arch
+	user = append(user, c.User...)
 	user, c.Stop, err = s.Unwinder.Walk(user, c.Key.PID, &c.Copy)
 	if err != nil {
 		s.Failed(err)

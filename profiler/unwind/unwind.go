@@ -50,12 +50,15 @@ type Regs struct {
 	R              [32]uint64 // by DWARF number
 }
 
-// Copy is a stopped thread: its registers and its stack from SP up.
+// Copy is where a walk is to go on: the registers of a frame, and the stack
+// from its SP up.
 type Copy struct {
-	Arch  Arch
-	Regs  Regs
-	Exact bool // PC is the next instruction, not one after a system call
-	Stack []byte
+	Arch      Arch
+	Regs      Regs
+	Exact     bool // PC is the next instruction to run, not a return address
+	Leaf      bool // LR is that of the frame
+	Registers bool // R is that of the frame
+	Stack     []byte
 }
 
 // Mapping is where an address of the process lies.
@@ -85,13 +88,14 @@ type walk struct {
 	stop            profiler.Stop
 }
 
-// Walk appends the frames of a stack, leaf first, and says why it ended.
+// Walk appends the frames of a stack to those that dst holds, leaf first, and
+// says why it ended.
 func Walk(dst []uint64, c *Copy, space Space) ([]uint64, profiler.Stop) {
 	w := walk{
 		Copy: *c, pc: c.Regs.PC, sp: c.Regs.SP, fp: c.Regs.FP, lr: c.Regs.LR,
-		exact: c.Exact, leaf: true, registers: true,
+		exact: c.Exact, leaf: c.Leaf, registers: c.Registers,
 	}
-	for range MaxFrames {
+	for len(dst) < MaxFrames {
 		var word uint64
 		var more bool
 		word, more = w.step(space)

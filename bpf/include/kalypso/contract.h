@@ -126,11 +126,14 @@ struct klp_regs {
 /* Kinds of record in the ring buffer. */
 enum klp_record_kind {
 	KLP_RECORD_STACK = 1, /* a whole stack */
-	KLP_RECORD_COPY,      /* registers and a copy of the user stack, to be unwound in user space */
+	KLP_RECORD_COPY,      /* the frames so far, and a copy of the stack to go on from in user space */
 };
 
 #define KLP_RECORD_COUNTED 1 /* further samples of this stack are in map "counts" under its key */
-#define KLP_RECORD_EXACT   2 /* copy: the first pc is exact, not the return address of a system call */
+/* Copy: the state of the walk where it stopped, see struct klp_walk. */
+#define KLP_RECORD_EXACT     2
+#define KLP_RECORD_LEAF	     4
+#define KLP_RECORD_REGISTERS 8
 
 struct klp_header {
 	__u8 kind;
@@ -154,12 +157,16 @@ struct klp_stack {
 	__u64 frames[KLP_MAX_KERNEL_FRAMES + 1 + KLP_MAX_FRAMES];
 };
 
+/*
+ * A walk that user space is to finish: the frames so far, the registers of the
+ * next one, and the stack from its sp up.
+ */
 struct klp_copy {
 	struct klp_header header;
 	struct klp_regs regs;
-	__u64 kernel[KLP_MAX_KERNEL_FRAMES + 1];
 	__u32 bytes; /* of stack */
 	__u32 pad;
+	__u64 frames[KLP_MAX_KERNEL_FRAMES + 1 + KLP_MAX_FRAMES];
 	__u8 stack[KLP_COPY_BYTES];
 };
 

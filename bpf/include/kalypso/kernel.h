@@ -41,6 +41,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	struct signal_struct *signal;
+	void *mm;
 	char comm[16];
 } __relocated;
 

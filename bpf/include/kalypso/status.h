@@ -16,7 +16,7 @@ enum klp_stop {
 	KLP_STOP_BAD_FRAME,    /* the stack pointer did not move up */
 	KLP_STOP_NO_REGISTERS, /* user registers not readable */
 	KLP_STOP_COMPAT,       /* 32-bit process */
-	KLP_STOP_NO_USER,      /* kernel thread */
+	KLP_STOP_NO_USER,      /* kernel thread, or a process past exit_mm() */
 	KLP_STOP_COUNT,
 };
 
