@@ -191,7 +191,7 @@ func FuzzRanges(f *testing.F) {
 		}
 		for _, version := range []uint8{2, 4, 5} {
 			for _, size := range []uint8{4, 8} {
-				d.work = 1 << 20
+				d.work = 1 << 14
 				h := unitHead{version: version, addrSize: size}
 				d.rangeList(d.main, &h, &bases{low: fuzzText, rnglist: 12, addr: 8}, v, func(low, high uint64) bool {
 					if from, to, ok := d.clip(low, high); ok && (from >= to || to > 0x1000) {
