@@ -3,7 +3,6 @@ package native
 import (
 	"bytes"
 	"cmp"
-	"container/heap"
 	"errors"
 	"fmt"
 	"os"
@@ -32,6 +31,7 @@ const (
 	maxPerfMapBytes   = 64 << 20
 	maxPerfMapEntries = 1 << 20
 	maxPerfMapLine    = 4 << 10
+	foldEntries       = 32 << 10
 	maxPerfMapCode    = 1 << 30 // bytes of one entry's code
 
 	// An address without a name makes the map be read on after the first
@@ -288,6 +288,10 @@ func (m *PerfMap) read(end int64) {
 				break
 			}
 			m.add(&fresh, data[:i], at)
+			if len(fresh) == foldEntries {
+				m.fold(fresh)
+				fresh = fresh[:0]
+			}
 			data = data[i+1:]
 			at += int64(i + 1)
 		}
@@ -305,6 +309,13 @@ func (m *PerfMap) read(end int64) {
 	m.tail = make([]byte, min(at, 64))
 	n, _ := m.file.ReadAt(m.tail, at-int64(len(m.tail)))
 	m.tail = m.tail[:n]
+	m.fold(fresh)
+}
+
+// fold adds new entries. Most land in recent, which is small, and base is only
+// rewritten when that has grown to a fraction of it: a busy JIT would make
+// every refresh cost as much as the first.
+func (m *PerfMap) fold(fresh []code) {
 	m.recent = flatten(m.recent, fresh)
 	if len(m.recent) > len(m.base)/4 {
 		m.base, m.recent = flatten(m.base, m.recent), nil
@@ -358,30 +369,29 @@ func hexNumber(s []byte) (uint64, bool) {
 	return n, true
 }
 
-// flatten lays ranges over those of old, which do not overlap: where several
-// cover an address, the last of fresh holds. The result is sorted and does not
-// overlap, and has at most two ranges for each one that went in.
+// flatten lays ranges over those of old, which is sorted and does not overlap:
+// where several cover an address, the last of fresh holds. The result is like
+// old, with at most two ranges for each one that went in.
 func flatten(old, fresh []code) []code {
 	if len(fresh) == 0 {
 		return old
 	}
-	all := make([]layer, 0, len(old)+len(fresh))
-	for _, c := range old {
-		all = append(all, layer{c, 0})
-	}
+	sorted := make([]layer, len(fresh))
 	for i, c := range fresh {
-		all = append(all, layer{c, i + 1})
+		sorted[i] = layer{c, uint32(i + 1)}
 	}
-	slices.SortStableFunc(all, func(x, y layer) int { return cmp.Compare(x.start, y.start) })
-	var open layers // newest first
-	out := make([]code, 0, len(all))
+	slices.SortFunc(sorted, func(x, y layer) int {
+		return cmp.Or(cmp.Compare(x.start, y.start), cmp.Compare(x.age, y.age))
+	})
+	var open layers
+	out := make([]code, 0, len(old)+len(fresh))
 	pos := uint64(0)
 	until := func(stop uint64) {
 		for len(open) > 0 && pos < stop {
 			top := open[0]
 			end := top.start + uint64(top.size)
 			if end <= pos {
-				heap.Pop(&open)
+				open.pop()
 				continue
 			}
 			end = min(end, stop)
@@ -394,29 +404,66 @@ func flatten(old, fresh []code) []code {
 		}
 		pos = max(pos, stop)
 	}
-	for _, l := range all {
-		until(l.start)
-		heap.Push(&open, l)
+	for len(old) > 0 || len(sorted) > 0 {
+		var next layer
+		if len(sorted) == 0 || len(old) > 0 && old[0].start <= sorted[0].start {
+			next, old = layer{old[0], 0}, old[1:]
+		} else {
+			next, sorted = sorted[0], sorted[1:]
+		}
+		until(next.start)
+		open.push(next)
 	}
 	until(^uint64(0))
-	return append(make([]code, 0, len(out)), out...)
+	if cap(out) > len(out)+len(out)/8 {
+		out = append(make([]code, 0, len(out)), out...)
+	}
+	return out
 }
 
+// layer is a range while others are laid over it.
 type layer struct {
 	code
-	age int // higher is newer
+	age uint32 // higher is newer
 }
 
+// layers is a heap with the newest first. It is not container/heap's, whose
+// interface takes an allocation for every range.
 type layers []layer
 
-func (l layers) Len() int           { return len(l) }
-func (l layers) Less(i, j int) bool { return l[i].age > l[j].age }
-func (l layers) Swap(i, j int)      { l[i], l[j] = l[j], l[i] }
-func (l *layers) Push(x any)        { *l = append(*l, x.(layer)) } //nolint:forcetypeassert // heap's contract
-func (l *layers) Pop() any {
-	last := (*l)[len(*l)-1]
-	*l = (*l)[:len(*l)-1]
-	return last
+func (l *layers) push(x layer) {
+	h := append(*l, x)
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if h[up].age >= h[i].age {
+			break
+		}
+		h[up], h[i] = h[i], h[up]
+		i = up
+	}
+	*l = h
+}
+
+func (l *layers) pop() {
+	h := *l
+	last := len(h) - 1
+	h[0] = h[last]
+	h = h[:last]
+	for i := 0; ; {
+		down := 2*i + 1
+		if down >= last {
+			break
+		}
+		if down+1 < last && h[down+1].age > h[down].age {
+			down++
+		}
+		if h[i].age >= h[down].age {
+			break
+		}
+		h[i], h[down] = h[down], h[i]
+		i = down
+	}
+	*l = h
 }
 
 // jitFrame makes a frame of a name in a perf map.
