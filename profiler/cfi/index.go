@@ -274,7 +274,8 @@ func (x *Index) Bytes() int {
 
 // Rows appends to dst the rows for addresses from low up to high. The first
 // has PC low; a row with CFANone starts each gap; no two neighbours have the
-// same rule. Entries that cannot be decoded are gaps. The error is
+// same rule. Padding of a few bytes between two entries belongs to the row
+// before it. Entries that cannot be decoded are gaps. The error is
 // ErrTooComplex or nil, and dst is returned as it was with the former.
 func (x *Index) Rows(dst []Row, low, high uint64) ([]Row, error) {
 	if low >= high {
@@ -298,6 +299,7 @@ func (x *Index) Rows(dst []Row, low, high uint64) ([]Row, error) {
 	if k := x.known(rd, low, high); len(k) > 0 {
 		w.fill(func(w *writer, low, high uint64) { x.stub(rd, w, k, low, high) })
 	}
+	x.bridge(rd, &w)
 	if work < 0 {
 		return dst, fmt.Errorf("unwind rows %#x to %#x of %s: %w", low, high, x.file.Path(), ErrTooComplex)
 	}

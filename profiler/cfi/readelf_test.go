@@ -2,6 +2,7 @@ package cfi
 
 import (
 	"bufio"
+	"bytes"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -365,6 +366,7 @@ type comparison struct {
 	reasons           map[string]int
 	differences       []string
 	differing         int
+	padding           int // gaps of padding that the row before covers
 }
 
 func (c *comparison) count(reason string) { c.reasons[reason]++ }
@@ -508,9 +510,29 @@ func compareFile(t testing.TB, c *comparison, path string) {
 		return 1
 	})
 	for _, s := range spans {
-		if !covered(s.high) && at(s.high).CFA != CFANone {
-			c.gap(path, s.high, at(s.high))
+		if covered(s.high) || at(s.high).CFA == CFANone {
+			continue
 		}
+		end := s.high
+		for end < s.high+16 && !covered(end) && at(end) == at(s.high-1) {
+			end++
+		}
+		if end > s.high && end < s.high+16 {
+			// Bridged: there must be nothing but nops, traps and zeros.
+			code := make([]byte, end-s.high)
+			if err := f.ReadVaddr(code, s.high); err != nil {
+				t.Fatal(err)
+			}
+			fill := "\x00\x90\xcc\x66\x2e\x0f\x1f\x40\x44\x80\x84"
+			if f.Machine() == elf.EM_AARCH64 {
+				fill = "\x00\x1f\x20\x03\xd5"
+			}
+			if len(bytes.Trim(code, fill)) == 0 {
+				c.padding++
+				continue
+			}
+		}
+		c.gap(path, s.high, at(s.high))
 	}
 	for _, r := range rows {
 		if r.Rule.CFA != CFANone && !covered(r.PC) {
@@ -620,8 +642,8 @@ func (c *comparison) report(t testing.TB) {
 		reasons = append(reasons, fmt.Sprintf("%9d  %s", n, why))
 	}
 	slices.Sort(reasons)
-	t.Logf("%d files, %d FDEs, %d rows compared, %d differ; %d (%.4f %%) explained:\n%s", c.files, c.fdes, c.rows, c.differing,
-		explained, 100*float64(explained)/float64(max(c.rows, 1)), strings.Join(reasons, "\n"))
+	t.Logf("%d files, %d FDEs, %d rows compared, %d differ; %d gaps of padding bridged; %d (%.4f %%) explained:\n%s", c.files, c.fdes, c.rows,
+		c.differing, c.padding, explained, 100*float64(explained)/float64(max(c.rows, 1)), strings.Join(reasons, "\n"))
 	for _, d := range c.differences {
 		t.Error(d)
 	}
