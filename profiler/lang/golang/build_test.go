@@ -1,6 +1,7 @@
 package golang
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,20 @@ var variants = []variant{
 	{name: "arm64 pie stripped", flags: []string{"-buildmode=pie", "-ldflags=-s -w"}, env: []string{"CGO_ENABLED=0", "GOARCH=arm64"}, stripped: true, norun: true},
 }
 
+// programs is the folder of what was built, for all tests of one run.
+var programs = filepath.Join(os.TempDir(), fmt.Sprintf("kalypso-golang-test-%d", os.Getpid()))
+
+func TestMain(m *testing.M) {
+	code := 1
+	if err := os.Mkdir(programs, 0o700); err == nil {
+		code = m.Run()
+	} else {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	_ = os.RemoveAll(programs)
+	os.Exit(code)
+}
+
 // build builds the program with the toolchain under test: "go", or the one
 // that KALYPSO_TEST_GO names, for checking other versions by hand.
 func build(t testing.TB, v variant) string {
@@ -40,7 +55,10 @@ func build(t testing.TB, v variant) string {
 	if goTool == "" {
 		goTool = "go"
 	}
-	path := filepath.Join(t.TempDir(), strings.ReplaceAll(v.name, " ", "-"))
+	path := filepath.Join(programs, strings.ReplaceAll(v.name, " ", "-"))
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
 	cmd := exec.Command(goTool, append(append([]string{"build", "-o", path}, v.flags...), ".")...)
 	cmd.Dir = filepath.Join("testdata", "program")
 	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")

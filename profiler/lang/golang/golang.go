@@ -84,9 +84,9 @@ func open(f *elffile.File) (*Program, error) {
 	return p, nil
 }
 
-// Ranges is the module's Go text.
+// Ranges is the module's Go text, without C code linked into it.
 func (p *Program) Ranges() []lang.Range {
-	return []lang.Range{{Low: p.tab.text, High: p.tab.etext}}
+	return []lang.Range{{Low: p.tab.low, High: p.tab.high}}
 }
 
 // Rows appends the unwind rows that cover [low, high).

@@ -223,6 +223,8 @@ type table struct {
 	etext  uint64
 	gofunc uint64 // base of function data, 0 when unknown or absolute
 	bias   uint64 // added to the entries of the function table
+	low    uint64 // the Go functions in [text, etext)
+	high   uint64
 }
 
 func openTable(f *elffile.File, w *windows, h header) (table, error) {
@@ -254,7 +256,38 @@ func openTable(f *elffile.File, w *windows, h header) (table, error) {
 	if t.text >= t.etext || !executable(w, t.text, t.etext) {
 		return t, fmt.Errorf("text [%#x, %#x) is not in an executable segment: %w", t.text, t.etext, ErrMalformed)
 	}
-	return t, nil
+	t.low, t.high = t.text, t.etext
+	return t, t.trimForeign(w)
+}
+
+// trimForeign leaves out the C functions of cgo that Go's linker, when it
+// links without the system's, puts before (or after) the Go code.
+func (t *table) trimForeign(w *windows) error {
+	const maxForeign = 1 << 14 // net and os/user bring 40
+	for i := uint64(0); i < min(t.nfunc, maxForeign); i++ {
+		fn, err := t.function(w, i)
+		if err != nil {
+			return err
+		}
+		if !fn.foreign() {
+			t.low = max(t.low, fn.entry)
+			break
+		}
+	}
+	for i := uint64(1); i <= min(t.nfunc, maxForeign); i++ {
+		fn, err := t.function(w, t.nfunc-i)
+		if err != nil {
+			return err
+		}
+		if !fn.foreign() {
+			t.high = min(t.high, fn.end)
+			break
+		}
+	}
+	if t.low >= t.high {
+		return fmt.Errorf("no Go function: %w", ErrMalformed)
+	}
+	return nil
 }
 
 // textStart is for tables without moduledata.

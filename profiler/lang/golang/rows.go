@@ -81,8 +81,8 @@ func (p *Program) rows(dst []cfi.Row, low, high uint64) ([]cfi.Row, error) {
 	w.fuel = maxFuel
 	b := rowBuilder{dst: dst, start: len(dst), low: low, high: high}
 	b.emit(low, cfi.Rule{CFA: cfi.CFANone})
-	if low < t.etext && high > t.text {
-		first := max(low, t.text)
+	if low < t.high && high > t.low {
+		first := max(low, t.low)
 		i, ok, err := t.find(w, first)
 		if err != nil {
 			return dst, err
@@ -97,7 +97,7 @@ func (p *Program) rows(dst []cfi.Row, low, high uint64) ([]cfi.Row, error) {
 			if err != nil {
 				return dst, err
 			}
-			if fn.entry > high || fn.entry >= t.etext {
+			if fn.entry > high || fn.entry >= t.high {
 				break
 			}
 			if err := p.function(&b, &fn); errors.Is(err, ErrMalformed) {
@@ -107,8 +107,8 @@ func (p *Program) rows(dst []cfi.Row, low, high uint64) ([]cfi.Row, error) {
 			}
 		}
 	}
-	if high > t.etext {
-		b.emit(max(low, t.etext), cfi.Rule{CFA: cfi.CFANone})
+	if high > t.high {
+		b.emit(max(low, t.high), cfi.Rule{CFA: cfi.CFANone})
 	}
 	return b.dst, nil
 }
@@ -141,6 +141,9 @@ func (p *Program) function(b *rowBuilder, fn *function) error {
 	amd := p.machine == elf.EM_X86_64
 	var switched uint64
 	var lost bool
+	if amd && kind == switches && f.ready == 0 {
+		return p.frameless(b, fn)
+	}
 	if kind == leaves || !amd && kind == switches {
 		if switched, lost, err = p.stackSwitch(fn, &f); err != nil {
 			return err
@@ -156,7 +159,8 @@ func (p *Program) function(b *rowBuilder, fn *function) error {
 	if err != nil {
 		return err
 	}
-	last.next = last.delta
+	// Nothing runs in the padding behind a function: it needs no row.
+	last.next, last.high = last.delta, max(last.high, fn.end)
 	last.emit(b, &f, amd, kind)
 	switch {
 	case switched == 0:
@@ -331,6 +335,71 @@ func (p *Program) prologueAMD64(fn *function, f *frame) error {
 	return nil
 }
 
+// frameless is for functions that move SP away without a frame of their own:
+// systemstack and asmcgocall up to Go 1.20. Off their caller's stack there is
+// only the caller's frame pointer to go by, so the caller, always a function
+// of the runtime, is left out. Of others nothing is known.
+func (p *Program) frameless(b *rowBuilder, fn *function) error {
+	var buf [1024]byte
+	code := buf[:min(uint64(len(buf)), fn.end-fn.entry)]
+	if err := p.win.read(code, fn.entry); err != nil {
+		return err
+	}
+	var name [32]byte
+	away := cfi.Rule{CFA: cfi.CFAUnsupported}
+	if got, err := p.tab.name(name[:0], p.win, fn.name); err != nil {
+		return err
+	} else if got = bytes.TrimSuffix(got, []byte(".abi0")); string(got) == "runtime.systemstack" || string(got) == "runtime.asmcgocall" {
+		away = chain(true)
+	}
+	here := (&frame{}).rule(0, false, true)
+	b.emit(fn.entry, here)
+	off := false
+	for i := 0; i+4 <= len(code); {
+		n := 0
+		switch op := code[i : i+4]; {
+		case op[0] == 0x48 && op[1] == 0x83 && (op[2] == 0xec || op[2] == 0xe4): // SUBQ, ANDQ $imm8, SP
+			n, off = 4, true
+		case op[0]|4 == 0x4c && op[1] == 0x89 && op[2]&0xc7 == 0xc4: // MOVQ reg, SP
+			n, off = 3, !off
+		default:
+			if n = loadsSP(op); n != 0 {
+				off = !off
+			}
+		}
+		if n == 0 {
+			i++
+			continue
+		}
+		i += n
+		if off {
+			b.emit(fn.entry+uint64(i), away)
+		} else {
+			b.emit(fn.entry+uint64(i), here)
+		}
+	}
+	return nil
+}
+
+// loadsSP is the length of MOVQ disp(reg), SP, 0 for other instructions:
+// REX.W[B] 8B ModRM(SP, mem).
+func loadsSP(code []byte) int {
+	if len(code) < 3 || code[0]&^1 != 0x48 || code[1] != 0x8b || code[2]>>3&7 != 4 || code[2]>>6 == 3 {
+		return 0
+	}
+	n := 3
+	if code[2]&7 == 4 {
+		n++
+	}
+	switch code[2] >> 6 {
+	case 1:
+		n++
+	case 2:
+		n += 4
+	}
+	return n
+}
+
 // stackOperand decodes REX.W opcode ModRM(BP, SP+disp): the displacement and
 // the length, 0 for any other instruction.
 func stackOperand(code []byte, opcode byte) (disp int32, n int) {
@@ -351,6 +420,8 @@ const (
 	armSetFP   = 0xd10023fd // SUB X29, SP, #8
 	armMoveSP  = 0x9100029f // MOV SP, X20
 	armPushLR  = 0xf8000ffe // STR X30, [SP, #n]!, under armPushMask
+	armStoreLR = 0xf80003fe // STUR X30, [SP, #n]
+	armSubSP   = 0xd10003ff // SUB SP, SP, #n
 )
 
 const armPushMask = 0xffe00fff
@@ -360,7 +431,15 @@ func (p *Program) prologueARM64(fn *function, f *frame) error {
 	if err != nil {
 		return err
 	}
-	if op != armMoveSP && op&armPushMask != armPushLR {
+	before := uint32(0)
+	if f.at-8 >= fn.entry {
+		if before, err = p.win.uint32(f.at - 8); err != nil {
+			return err
+		}
+	}
+	// asyncPreempt stores LR below SP first, then moves SP down to it.
+	stored := op&^uint32(0xfff<<10) == armSubSP && before == armStoreLR|uint32(-f.size)&0x1ff<<12
+	if op != armMoveSP && op&armPushMask != armPushLR && !stored {
 		// Assembly that takes stack itself: LR stays where it is.
 		f.at = 0
 		return nil
@@ -393,21 +472,9 @@ func (p *Program) stackSwitch(fn *function, f *frame) (after uint64, lost bool, 
 	}
 	if p.machine == elf.EM_X86_64 {
 		for i := 0; i+3 <= len(code); i++ {
-			// MOVQ disp(reg), SP: REX.W[B] 8B ModRM(SP, mem)
-			if code[i]&^1 != 0x48 || code[i+1] != 0x8b || code[i+2]>>3&7 != 4 || code[i+2]>>6 == 3 {
-				continue
+			if n := loadsSP(code[i:]); n != 0 {
+				return fn.entry + uint64(i+n), false, nil
 			}
-			n := uint64(3)
-			if code[i+2]&7 == 4 {
-				n++
-			}
-			switch code[i+2] >> 6 {
-			case 1:
-				n++
-			case 2:
-				n += 4
-			}
-			return fn.entry + uint64(i) + n, false, nil
 		}
 		return 0, false, nil
 	}

@@ -211,7 +211,7 @@ func TestStrippedRowsAreTheSame(t *testing.T) {
 	if diff := cmp.Diff(allRows(t, b), allRows(t, a), cmp.AllowUnexported(cfi.Rule{})); diff != "" {
 		t.Errorf("(-stripped +whole):\n%s", diff)
 	}
-	for pc := a.tab.text; pc < a.tab.etext; pc += 997 {
+	for pc := a.tab.low; pc < a.tab.high; pc += 997 {
 		if diff := cmp.Diff(symbolize(t, b, pc), symbolize(t, a, pc)); diff != "" {
 			t.Fatalf("%#x (-stripped +whole):\n%s", pc, diff)
 		}

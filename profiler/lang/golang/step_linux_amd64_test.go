@@ -28,6 +28,7 @@ type stepper struct {
 	wrong map[string]string
 	seen  map[cfi.Rule]int
 	walks int
+	left  int // frames left out on the way back from the scheduler's stack
 }
 
 func (s *stepper) word(addr uint64) uint64 {
@@ -61,12 +62,13 @@ func (s *stepper) wait() syscall.Signal {
 // check unwinds frames by the rows and compares each with the truth.
 func (s *stepper) check(r *syscall.PtraceRegs, frames int) {
 	pc, sp, fp := r.Rip, r.Rsp, r.Rbp
-	for depth := 0; depth < frames && depth < len(s.stack); depth++ {
+	stack := s.stack
+	for depth := 0; depth < frames && len(stack) > 0; depth++ {
 		look := pc
 		if depth > 0 {
 			look--
 		}
-		if look -= s.bias; look < s.p.tab.text || look >= s.p.tab.etext {
+		if look -= s.bias; look < s.p.tab.low || look >= s.p.tab.high {
 			return
 		}
 		rule := at(s.rows, look)
@@ -88,11 +90,20 @@ func (s *stepper) check(r *syscall.PtraceRegs, frames int) {
 			s.note(look, depth, fmt.Sprintf("rule %+v", rule))
 			return
 		}
-		if want := s.stack[len(s.stack)-1-depth]; got != want {
+		want := stack[len(stack)-1]
+		if rule == chain(true) && got != want && len(stack) > 1 && got == stack[len(stack)-2] {
+			s.left++
+			stack, want = stack[:len(stack)-1], got
+		}
+		if rule == chain(true) && len(stack) == 1 && os.Getenv("KALYPSO_TEST_GO") != "" {
+			return // the one that is left out may be all that is known
+		}
+		if got != want {
 			s.note(look, depth, fmt.Sprintf("got %#x want %#x by %+v", got, want, rule))
 			return
 		}
 		s.walks++
+		stack = stack[:len(stack)-1]
 		pc, sp, fp = got.ra, got.cfa, got.fp
 	}
 }
@@ -231,9 +242,12 @@ func stepThrough(t *testing.T, path string) {
 			s.check(&r, 2)
 		}
 	}
-	t.Logf("%d instructions of %d functions, %d frames compared, %d rules", n, len(visited), s.walks, len(s.seen))
+	t.Logf("%d instructions of %d functions, %d frames compared, %d left out, %d rules", n, len(visited), s.walks, s.left, len(s.seen))
 	for name, what := range s.wrong {
 		t.Errorf("%s: %s", name, what)
+	}
+	if s.left > 0 && os.Getenv("KALYPSO_TEST_GO") == "" {
+		t.Errorf("%d frames left out: only before Go 1.21 systemstack has no frame", s.left)
 	}
 	if s.seen[chain(true)] == 0 {
 		t.Errorf("no frame was found by the frame pointer alone")

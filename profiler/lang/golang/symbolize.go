@@ -22,7 +22,7 @@ const sigreturnName = "runtime.sigreturn"
 func (p *Program) symbolize(dst []profiler.Frame, addr uint64) ([]profiler.Frame, error) {
 	t, w := &p.tab, p.win
 	w.fuel = maxFuel
-	if addr < t.text || addr >= t.etext {
+	if addr < t.low || addr >= t.high {
 		return dst, nil
 	}
 	i, ok, err := t.find(w, addr)

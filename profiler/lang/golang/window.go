@@ -22,6 +22,7 @@ type windows struct {
 	file  *elffile.File
 	segs  []elf.ProgHeader
 	pages map[uint64]*page
+	held  []*page // the same, to look for the oldest
 	last  *page
 	tick  uint64
 	reads uint64 // from the file, for the benchmark
@@ -39,7 +40,7 @@ func newWindows(f *elffile.File) *windows {
 	return &windows{file: f, segs: f.Segments(), pages: make(map[uint64]*page)}
 }
 
-func (w *windows) bytes() int { return len(w.pages) * (windowBytes + int(unsafe.Sizeof(page{})) + 16) }
+func (w *windows) bytes() int { return len(w.held) * (windowBytes + int(unsafe.Sizeof(page{})) + 24) }
 
 // segment is the loadable segment whose file bytes hold addr.
 func (w *windows) segment(addr uint64) (elf.ProgHeader, bool) {
@@ -79,11 +80,13 @@ func (w *windows) load(key, addr uint64) (*page, error) {
 	high := min(key*windowBytes+(windowBytes-1), s.Vaddr+s.Filesz-1)
 	p := w.pages[key]
 	if p == nil {
-		if len(w.pages) < maxWindows {
+		if len(w.held) < maxWindows {
 			p = &page{data: make([]byte, 0, windowBytes)}
+			w.held = append(w.held, p)
 		} else {
-			for _, q := range w.pages {
-				if p == nil || q.used < p.used {
+			p = w.held[0]
+			for _, q := range w.held {
+				if q.used < p.used {
 					p = q
 				}
 			}
@@ -98,6 +101,7 @@ func (w *windows) load(key, addr uint64) (*page, error) {
 	w.reads++
 	if err := w.file.ReadVaddr(p.data, low); err != nil {
 		delete(w.pages, key)
+		p.data, p.used = p.data[:0], 0
 		return nil, err
 	}
 	w.pages[key] = p
