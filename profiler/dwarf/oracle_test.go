@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kalypso-dev/kalypso/profiler/elffile"
 )
@@ -513,4 +514,85 @@ func TestLookupOfSkeletonUnits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLookupInFile compares in any file: KALYPSO_DWARF_FILE, and its
+// alternative file in KALYPSO_DWARF_ALT.
+func TestLookupInFile(t *testing.T) {
+	file := os.Getenv("KALYPSO_DWARF_FILE")
+	if file == "" {
+		t.Skip("KALYPSO_DWARF_FILE names no file")
+	}
+	f, err := elffile.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	text := f.Section(".text")
+	rng := rand.New(rand.NewPCG(1, 2))
+	addrs := make([]uint64, 2000)
+	for i := range addrs {
+		addrs[i] = text.Addr + rng.Uint64N(text.Size)
+	}
+	d := open(t, file, os.Getenv("KALYPSO_DWARF_ALT"))
+	start := time.Now()
+	calls, err := d.Lookup(nil, addrs[0])
+	t.Logf("first look-up in %v, %d bytes held: %+v, %v", time.Since(start), d.Bytes(), calls, err)
+	start = time.Now()
+	slowest := time.Duration(0)
+	for _, a := range addrs[1:] {
+		one := time.Now()
+		_, _ = d.Lookup(nil, a)
+		slowest = max(slowest, time.Since(one))
+	}
+	t.Logf("then %v each, the slowest %v, %d bytes held, %+v", time.Since(start)/time.Duration(len(addrs)-1), slowest, d.Bytes(), d.Stats())
+	t.Log(compare(t, d, file, addrs))
+}
+
+// built makes the C++ program for benchmarks.
+func built(b *testing.B) (file string, addrs []uint64) {
+	dir := source(b)
+	file = filepath.Join(dir, "out")
+	run(b, dir, tool(b, "g++"), "-O2", "-g", "-std=c++17", "shapes.cc", "-o", file)
+	return file, textAddresses(b, file, 1000, 1000)
+}
+
+// BenchmarkFirstLookup opens a file with one unit of 300 KiB and names one
+// address: scan of the unit headers, the unit's functions and its line table.
+func BenchmarkFirstLookup(b *testing.B) {
+	file, addrs := built(b)
+	f, err := elffile.Open(file)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	held := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		d, err := Open(f, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := d.Lookup(nil, addrs[len(addrs)/2]); err != nil && !errors.Is(err, ErrNoInfo) {
+			b.Fatal(err)
+		}
+		held = d.Bytes()
+	}
+	b.ReportMetric(float64(held), "held-bytes")
+	b.ReportMetric(float64(f.Section(".debug_info").Size), "info-bytes")
+}
+
+// BenchmarkLookup names addresses of units and functions that were met before.
+func BenchmarkLookup(b *testing.B) {
+	file, addrs := built(b)
+	d := open(b, file, "")
+	lookups(b, d, addrs)
+	var calls []Call
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		calls, _ = d.Lookup(calls[:0], addrs[i%len(addrs)])
+		i++
+	}
+	b.ReportMetric(float64(d.Bytes()), "held-bytes")
 }
