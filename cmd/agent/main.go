@@ -127,9 +127,11 @@ func newRootCommand() *cobra.Command {
 		CompletionOptions:     cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.AddCommand(
+		newRecordCommand(),
 		newDoctorCommand(),
 		newUnwindCommand(),
 		newVersionCommand(),
+		newHoldCommand(),
 	)
 	cobra.EnableCommandSorting = false
 	root.SetHelpTemplate(helpTemplate)

@@ -7,31 +7,79 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 )
 
+// PerfMap names code that a process made at run time.
+type PerfMap interface {
+	lang.Instance
+	// Refresh reads what the process has added.
+	Refresh()
+}
+
 // perfMaps holds the perf maps of processes that ran code made at run time. A
 // map is read while its process lives: JITs append to it, and the file may go
 // with the process's container.
 type perfMaps struct {
 	root func(profiler.PID) string
-	open func(pid profiler.PID, root string) (lang.Instance, error)
+	open func(pid profiler.PID, root string) (PerfMap, error)
 
 	mu      sync.Mutex
-	waiting map[profiler.PID]bool // seen, not read yet
-	maps    map[profiler.PID]lang.Instance
+	waiting map[profiler.PID]int // seen, map not found yet: tries so far
+	maps    map[profiler.PID]PerfMap
 }
 
-func newPerfMaps(root func(profiler.PID) string) *perfMaps {
-	return &perfMaps{root: root, waiting: map[profiler.PID]bool{}, maps: map[profiler.PID]lang.Instance{}}
+// maxTries is how often a map is looked for: most processes with code made at
+// run time never write one.
+const maxTries = 40
+
+func newPerfMaps(root func(profiler.PID) string, open func(profiler.PID, string) (PerfMap, error)) *perfMaps {
+	return &perfMaps{root: root, open: open, waiting: map[profiler.PID]int{}, maps: map[profiler.PID]PerfMap{}}
 }
 
 // add notes that a process runs such code. It is quick.
 func (m *perfMaps) add(pid profiler.PID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.maps[pid] == nil {
-		m.waiting[pid] = true
+	if _, ok := m.waiting[pid]; !ok && m.maps[pid] == nil {
+		m.waiting[pid] = 0
 	}
 }
 
-func (m *perfMaps) refresh() {}
+// refresh opens the maps of new processes and reads on in the others.
+func (m *perfMaps) refresh() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, pm := range m.maps {
+		pm.Refresh()
+	}
+	for pid, tries := range m.waiting {
+		if tries == maxTries {
+			continue
+		}
+		m.waiting[pid] = tries + 1
+		root := m.root(pid)
+		if root == "" {
+			continue
+		}
+		if pm, err := m.open(pid, root); err == nil {
+			m.maps[pid] = pm
+			delete(m.waiting, pid)
+		}
+	}
+}
 
-func (m *perfMaps) instance(pid profiler.PID) lang.Instance { return m.maps[pid] }
+// instance gives the map of a process, nil if it has none.
+func (m *perfMaps) instance(pid profiler.PID) lang.Instance {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if pm := m.maps[pid]; pm != nil {
+		return pm
+	}
+	return nil
+}
+
+func (m *perfMaps) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, pm := range m.maps {
+		_ = pm.Close() // read-only files
+	}
+}

@@ -33,17 +33,19 @@ const (
 
 // Config says what to record. The zero value does not: Validate says why.
 type Config struct {
-	Runtimes  []lang.Runtime // asked in order; the last takes every executable
-	Frequency int            // samples a second and CPU
-	Duration  time.Duration  // 0: until the context ends
-	PIDs      []profiler.PID // only these and their children; none: every process
-	Comm      string         // only processes of this name
-	Cgroup    string         // only processes in this cgroup and below
-	ByThread  bool
-	ByCgroup  bool
-	Kernel    bool // kernel stacks
-	TailCalls bool // walk as on kernels before 5.17
-	Rows      uint32
+	Runtimes []lang.Runtime // asked in order; the last takes every executable
+	// OpenPerfMap finds the perf map of a process whose files are at root.
+	OpenPerfMap func(pid profiler.PID, root string) (PerfMap, error)
+	Frequency   int            // samples a second and CPU
+	Duration    time.Duration  // 0: until the context ends
+	PIDs        []profiler.PID // only these and their children; none: every process
+	Comm        string         // only processes of this name
+	Cgroup      string         // only processes in this cgroup and below
+	ByThread    bool
+	ByCgroup    bool
+	Kernel      bool // kernel stacks
+	TailCalls   bool // walk as on kernels before 5.17
+	Rows        uint32
 	// UntilGone ends the recording when none of PIDs is left.
 	UntilGone bool
 	// Started, if set, is called once sampling has begun.
@@ -87,7 +89,7 @@ func (c *Config) Validate() error {
 	if c.Duration < 0 {
 		return &profiler.Fault{What: fmt.Sprintf("cannot record for %s", c.Duration), Fix: "-d 10s records for ten seconds"}
 	}
-	if len(c.Runtimes) == 0 {
+	if len(c.Runtimes) == 0 || c.OpenPerfMap == nil {
 		return errors.New("no language runtimes given")
 	}
 	for _, pid := range c.PIDs {
@@ -179,7 +181,7 @@ func (r *recording) open() error {
 		return loadFault(err)
 	}
 	r.table = process.NewTable(&r.kernel.Tables, r.sideband, r.Runtimes)
-	r.perfMaps = newPerfMaps(r.table.RootPath)
+	r.perfMaps = newPerfMaps(r.table.RootPath, r.OpenPerfMap)
 	r.window = aggregate.NewWindow(r.firstSeen, r.perfMaps.add)
 	r.sampler = sampler.New(sampler.Config{
 		Kernel: r.kernel, Unwinder: r.table, Sink: r.window, Arch: process.HostArch,
@@ -195,6 +197,9 @@ func (r *recording) open() error {
 }
 
 func (r *recording) close() {
+	if r.perfMaps != nil {
+		r.perfMaps.close()
+	}
 	if r.table != nil {
 		r.table.Close()
 	}

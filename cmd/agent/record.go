@@ -1,0 +1,458 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/kalypso-dev/kalypso/exporter/format"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/lang"
+	"github.com/kalypso-dev/kalypso/profiler/lang/golang"
+	"github.com/kalypso-dev/kalypso/profiler/lang/native"
+	"github.com/kalypso-dev/kalypso/profiler/pipeline"
+	"github.com/kalypso-dev/kalypso/viewer"
+)
+
+// runtimes is the list of languages, asked in order; native takes what is left.
+func runtimes() []lang.Runtime {
+	return []lang.Runtime{golang.Runtime{}, native.Runtime{}}
+}
+
+func openPerfMap(pid profiler.PID, root string) (pipeline.PerfMap, error) {
+	return native.OpenPerfMap(pid, root)
+}
+
+type recordFlags struct {
+	all       bool
+	pids      []uint
+	comm      string
+	cgroup    string
+	duration  time.Duration
+	frequency int
+	output    string
+	by        string
+	kernel    bool
+	stats     string
+	web       bool
+}
+
+func newRecordCommand() *cobra.Command {
+	f := &recordFlags{}
+	cmd := &cobra.Command{
+		Use:   "record [-a | -p PID | -- COMMAND [ARG…]]",
+		Short: "Profile this machine, a process or a command",
+		Long: `Sample what runs on every CPU, unwind and name the stacks, and show where the
+time went: a table, or a file by its ending (` + endings() + `).`,
+		Example: `  kalypso-agent record -d 10s -o profile.html        the whole machine, as a flame graph
+  kalypso-agent record -p 1234                       one process and its children, as a table
+  kalypso-agent record -o build.html -- make -j4     a command, from its first instruction on
+  kalypso-agent record -d 30s --web                  a flame graph in the browser
+  kalypso-agent record -o - | flamegraph.pl > x.svg  folded stacks for other tools`,
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+	}
+	fl := cmd.Flags()
+	fl.BoolVarP(&f.all, "all", "a", false, "the whole machine (the default)")
+	fl.UintSliceVarP(&f.pids, "pid", "p", nil, "only this process and its children; may be given again")
+	fl.StringVar(&f.comm, "comm", "", "only processes of this name, as in /proc/PID/comm")
+	fl.StringVar(&f.cgroup, "cgroup", "", "only processes of this cgroup (version 2) and below")
+	fl.DurationVarP(&f.duration, "duration", "d", 0, "how long; 10s by default, with a command until it ends")
+	fl.IntVarP(&f.frequency, "frequency", "F", 97, "samples a second and CPU")
+	fl.StringVarP(&f.output, "output", "o", "", "file to write; - writes folded stacks to standard output")
+	fl.StringVar(&f.by, "by", "process", "what to tell apart: process, thread or cgroup")
+	fl.BoolVar(&f.kernel, "kernel", true, "kernel stacks too")
+	fl.StringVar(&f.stats, "stats", "", "file for figures about the recording, in JSON")
+	fl.BoolVar(&f.web, "web", false, "show the result in a browser, on localhost")
+	fl.SortFlags = false
+	return cmd
+}
+
+func endings() string {
+	text := ""
+	for i, x := range format.Formats() {
+		if i > 0 {
+			text += ", "
+		}
+		text += x.Ending()
+	}
+	return text
+}
+
+const defaultDuration = 10 * time.Second
+
+// check finds mistakes that need no recording to be found.
+func (f *recordFlags) check(cmd *cobra.Command, args []string) error {
+	ways := 0
+	for _, given := range []bool{f.all, len(f.pids) > 0, len(args) > 0} {
+		if given {
+			ways++
+		}
+	}
+	if ways > 1 {
+		return usage(helpOf(cmd), "-a, -p and a command exclude each other")
+	}
+	if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+		return usage("kalypso-agent record -- "+args[0], "a command to record follows two dashes: what is %q?", args[0])
+	}
+	if cmd.ArgsLenAtDash() == 0 && len(args) == 0 {
+		return usage(helpOf(cmd), "no command follows the two dashes")
+	}
+	if err := oneOf(cmd, "by", f.by, "process", "thread", "cgroup"); err != nil {
+		return err
+	}
+	if cmd.Flags().Changed("duration") && f.duration <= 0 {
+		return usage("-d 10s records for ten seconds", "cannot record for %s", f.duration)
+	}
+	if f.frequency < pipeline.MinFrequency || f.frequency > pipeline.MaxFrequency {
+		return usage(fmt.Sprintf("-F takes %d to %d; 97 is the default, 999 shows more of short recordings", pipeline.MinFrequency, pipeline.MaxFrequency),
+			"cannot sample at %d Hz", f.frequency)
+	}
+	if len(f.comm) > 15 {
+		return usage(fmt.Sprintf("--comm %s", f.comm[:15]), "the kernel keeps 15 bytes of a process's name, %q has %d", f.comm, len(f.comm))
+	}
+	return nil
+}
+
+func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
+	if err := f.check(cmd, args); err != nil {
+		return err
+	}
+	out, err := newOutput(f.output)
+	if err != nil {
+		return usageError{err}
+	}
+	defer out.discard()
+	stats, err := newOutputFile(f.stats)
+	if err != nil {
+		return usageError{err}
+	}
+	defer stats.discard()
+
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
+	cfg := pipeline.Config{
+		Runtimes: runtimes(), OpenPerfMap: openPerfMap, Frequency: f.frequency, Duration: f.duration, Comm: f.comm, Cgroup: f.cgroup,
+		ByThread: f.by == "thread", ByCgroup: f.by == "cgroup", Kernel: f.kernel, UntilGone: len(f.pids) > 0,
+	}
+	for _, pid := range f.pids {
+		cfg.PIDs = append(cfg.PIDs, profiler.PID(pid))
+	}
+	var run *command
+	if len(args) > 0 {
+		if run, err = startCommand(args); err != nil {
+			return err
+		}
+		cfg.PIDs, cfg.Started = []profiler.PID{run.pid()}, run.release
+		go func() {
+			<-run.done
+			stop()
+		}()
+	} else if f.duration == 0 {
+		cfg.Duration = defaultDuration
+	}
+
+	notes := newNotes(cmd.ErrOrStderr())
+	cfg.Progress, cfg.Failed = notes.progress, notes.failed
+	p, cost, err := pipeline.Record(ctx, cfg)
+	notes.end()
+	if err != nil {
+		if run != nil {
+			run.abandon()
+		}
+		return err
+	}
+	// A command's standard output stays its own: our words go beside it.
+	text := cmd.OutOrStdout()
+	if run != nil || f.output == "-" {
+		text = cmd.ErrOrStderr()
+	}
+	if err := f.write(p, cost, out, stats, text); err != nil {
+		return err
+	}
+	if f.web {
+		if err := serve(cmd.Context(), text, p); err != nil {
+			return err
+		}
+	}
+	if run != nil {
+		if cmd.Context().Err() != nil {
+			run.stop()
+		}
+		if code := run.code(); code != 0 {
+			return exitError{code}
+		}
+	}
+	return nil
+}
+
+// write writes the files, then the words.
+func (f *recordFlags) write(p *profiler.Profile, cost *pipeline.Cost, out *output, stats *outputFile, text io.Writer) error {
+	if err := out.write(p); err != nil {
+		return err
+	}
+	if err := stats.write(func(w io.Writer) error { return writeStats(w, p, cost) }); err != nil {
+		return err
+	}
+	if f.output != "-" {
+		if err := format.WriteTable(text, p, format.Table{Width: width(text)}); err != nil {
+			return err
+		}
+	}
+	if f.output != "" && f.output != "-" {
+		if _, err := fmt.Fprintf(text, "\nwrote %s\n", f.output); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// width is how many columns w has; 0 where it is no terminal.
+func width(w io.Writer) int {
+	if file, ok := w.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(file.Fd())); err == nil {
+			return columns
+		}
+	}
+	return 0
+}
+
+// output is what -o names: a format and where it goes.
+type output struct {
+	format format.Format
+	stdout bool
+	file   *outputFile
+}
+
+func newOutput(path string) (*output, error) {
+	if path == "" {
+		return &output{file: &outputFile{}}, nil
+	}
+	if path == "-" {
+		return &output{format: format.Folded{}, stdout: true, file: &outputFile{}}, nil
+	}
+	x, err := format.ForPath(path)
+	if err != nil {
+		return nil, err
+	}
+	file, err := newOutputFile(path)
+	return &output{format: x, file: file}, err
+}
+
+func (o *output) discard() { o.file.discard() }
+
+func (o *output) write(p *profiler.Profile) error {
+	if o.stdout {
+		w := bufio.NewWriter(os.Stdout)
+		return errors.Join(o.format.Write(w, p), w.Flush())
+	}
+	return o.file.write(func(w io.Writer) error { return o.format.Write(w, p) })
+}
+
+// outputFile is a file that appears whole or not at all. It is made before the
+// recording, so that a place that cannot be written to is known at once.
+type outputFile struct {
+	path string
+	temp *os.File
+}
+
+func newOutputFile(path string) (*outputFile, error) {
+	if path == "" {
+		return &outputFile{}, nil
+	}
+	fault := func(err error) error {
+		return &profiler.Fault{What: "cannot write " + path, Why: err, Fix: "give a file in a folder that exists and that you may write to"}
+	}
+	st, err := os.Stat(path)
+	switch {
+	case err == nil && st.IsDir():
+		return nil, fault(errors.New("it is a folder"))
+	case err == nil && !st.Mode().IsRegular(): // a pipe, /dev/null
+		file, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, fault(errors.Unwrap(err))
+		}
+		return &outputFile{temp: file}, nil
+	}
+	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return nil, fault(errors.Unwrap(err))
+	}
+	return &outputFile{path: path, temp: temp}, nil
+}
+
+func (o *outputFile) write(fn func(io.Writer) error) error {
+	if o.temp == nil {
+		return nil
+	}
+	w := bufio.NewWriterSize(o.temp, 1<<16)
+	err := errors.Join(fn(w), w.Flush())
+	if err == nil && o.path != "" {
+		err = o.temp.Chmod(0o644)
+	}
+	err = errors.Join(err, o.temp.Close())
+	if err == nil && o.path != "" {
+		err = os.Rename(o.temp.Name(), o.path)
+	}
+	if err != nil {
+		return &profiler.Fault{What: "cannot write " + o.temp.Name(), Why: err, Fix: "free some space, or write elsewhere with -o"}
+	}
+	o.temp = nil
+	return nil
+}
+
+// discard takes away what was not written to the end.
+func (o *outputFile) discard() {
+	if o == nil || o.temp == nil {
+		return
+	}
+	_ = o.temp.Close()
+	if o.path != "" {
+		_ = os.Remove(o.temp.Name())
+	}
+}
+
+// recordStats is what --stats writes. Fields are added, not changed.
+type recordStats struct {
+	Schema          string            `json:"schema"`
+	Event           string            `json:"event"`
+	Frequency       int               `json:"frequency"`
+	Samples         uint64            `json:"samples"`
+	Lost            uint64            `json:"lost"`
+	DistinctStacks  uint64            `json:"distinct_stacks"`
+	StacksComplete  uint64            `json:"stacks_complete"`
+	StacksByReason  map[string]uint64 `json:"stacks_by_reason"`
+	Frames          uint64            `json:"frames"`
+	FramesNamed     uint64            `json:"frames_named"`
+	UnnamedByModule map[string]uint64 `json:"unnamed_by_module"`
+	AgentCPU        float64           `json:"agent_cpu_seconds"`
+	StartCPU        float64           `json:"start_cpu_seconds"`
+	BPFRun          float64           `json:"bpf_run_seconds"`
+	BPFRuns         uint64            `json:"bpf_runs"`
+	RSSPeak         uint64            `json:"rss_peak_bytes"`
+	MapBytes        uint64            `json:"bpf_map_bytes"`
+	FirstSample     float64           `json:"first_sample_seconds"`
+	Duration        float64           `json:"duration_seconds"`
+	StacksCopied    uint64            `json:"stacks_copied"`
+	StacksMerged    uint64            `json:"stacks_merged"`
+	CopiesDropped   uint64            `json:"copies_dropped"`
+	PagesBuilt      uint64            `json:"unwind_pages_built"`
+	PagesEvicted    uint64            `json:"unwind_pages_evicted"`
+	PagesRefused    uint64            `json:"unwind_pages_refused"`
+	Rows            uint64            `json:"unwind_rows"`
+	Rules           uint64            `json:"unwind_rules"`
+	BuildSeconds    float64           `json:"unwind_build_seconds"`
+	EventsLost      uint64            `json:"process_events_lost"`
+}
+
+func writeStats(w io.Writer, p *profiler.Profile, c *pipeline.Cost) error {
+	q := &p.Quality
+	s := recordStats{
+		Schema: "kalypso.record-stats/v1", Event: p.Event, Frequency: p.Frequency,
+		Samples: q.Samples, Lost: q.Lost, DistinctStacks: q.DistinctStacks, StacksComplete: q.Complete(),
+		StacksByReason: map[string]uint64{}, Frames: q.Frames, FramesNamed: q.FramesNamed, UnnamedByModule: q.UnnamedByModule,
+		AgentCPU: c.AgentCPU.Seconds(), StartCPU: c.StartCPU.Seconds(), BPFRun: c.BPFRun.Seconds(), BPFRuns: c.BPFRuns,
+		RSSPeak: c.RSSPeak, MapBytes: c.MapBytes, FirstSample: c.FirstSample.Seconds(), Duration: p.Duration.Seconds(),
+		StacksCopied: c.Sampler.Copies, StacksMerged: c.Counters.Merged,
+		CopiesDropped: c.Sampler.Overflowed + c.Counters.DeferSkipped,
+		PagesBuilt:    c.Table.PagesBuilt, PagesEvicted: c.Table.PagesEvicted, PagesRefused: c.Table.PagesRefused,
+		Rows: c.Table.Rows, Rules: c.Table.Rules, BuildSeconds: c.Table.BuildTime.Seconds(), EventsLost: c.Table.EventsLost,
+	}
+	for i, n := range q.Stops {
+		if n > 0 {
+			s.StacksByReason[profiler.Stop(i).String()] = n
+		}
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(s)
+}
+
+// notes is what is said while recording: a line that is written over on a
+// terminal, nothing in a pipe, and each warning once.
+type notes struct {
+	w    io.Writer
+	live bool
+
+	mu   sync.Mutex
+	line bool
+	said map[string]bool
+}
+
+func newNotes(w io.Writer) *notes {
+	file, ok := w.(*os.File)
+	return &notes{w: w, live: ok && term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb", said: map[string]bool{}}
+}
+
+func (n *notes) progress(p pipeline.Progress) {
+	if !n.live {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, _ = fmt.Fprintf(n.w, "\r\x1b[Krecording %5.1f s   %d samples   lost %d   Ctrl-C ends and writes", p.Elapsed.Seconds(), p.Samples, p.Lost)
+	n.line = true
+}
+
+func (n *notes) failed(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.said[err.Error()] {
+		return
+	}
+	n.said[err.Error()] = true
+	n.clear()
+	_, _ = fmt.Fprintf(n.w, "warning: %v\n", err)
+}
+
+func (n *notes) end() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clear()
+}
+
+func (n *notes) clear() {
+	if n.line {
+		_, _ = fmt.Fprint(n.w, "\r\x1b[K")
+		n.line = false
+	}
+}
+
+// serve shows the profile on localhost until the context ends.
+func serve(ctx context.Context, text io.Writer, p *profiler.Profile) error {
+	handler, err := viewer.Handler(p, format.PprofProfile(p))
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("listen on localhost: %w", err)
+	}
+	url := "http://" + l.Addr().String() + "/"
+	if _, err := fmt.Fprintf(text, "\nflame graph   %s\npprof         %spprof/\nCtrl-C ends\n", url, url); err != nil {
+		return err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	context.AfterFunc(ctx, func() { _ = server.Close() })
+	if opener, err := exec.LookPath("xdg-open"); err == nil && os.Getenv("DISPLAY") != "" {
+		if browser := exec.Command(opener, url); browser.Start() == nil {
+			go func() { _ = browser.Wait() }()
+		}
+	}
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", url, err)
+	}
+	return nil
+}
