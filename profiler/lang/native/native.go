@@ -316,6 +316,9 @@ func frame(c dwarf.Call) profiler.Frame {
 		return f
 	}
 	f.Function = demangle.Name(c.Linkage)
+	if f.Function == demangle.Base(c.Linkage) && c.Function != "" {
+		f.Function = demangle.Cut(c.Function) // an asm label, such as __GI_read of glibc's read
+	}
 	if f.Function != c.Linkage {
 		f.Linkage = demangle.Cut(c.Linkage)
 	}

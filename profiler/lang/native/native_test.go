@@ -38,6 +38,8 @@ static inline __attribute__((always_inline)) int inner(int x) {
 static __attribute__((noinline)) int hidden(int x) {
 	return inner(x) + 1; /* line 9 */
 }
+__attribute__((noinline)) int renamed(int) __asm__("__GI_renamed");
+__attribute__((noinline)) int renamed(int x) { sink = x; return x; }
 __attribute__((noinline, cold)) void never(void) { sink = 7; puts("never"); }
 __attribute__((noinline)) int chilly(int x) {
 	if (__builtin_expect(x > 100, 0)) { never(); sink = 1; never(); abort(); }
@@ -46,7 +48,7 @@ __attribute__((noinline)) int chilly(int x) {
 __asm__(".text\n.globl in_assembly\n.type in_assembly, @function\nin_assembly: nop\nnop\nret\n.size in_assembly, . - in_assembly\n");
 int main(int argc, char **argv) {
 	puts(argv[0]);
-	return chilly(argc);
+	return chilly(argc) + renamed(argc);
 }
 `
 
@@ -159,6 +161,9 @@ func TestNamesOfC(t *testing.T) {
 			t.Errorf("cold part: %+v, want chilly with a line", got)
 		}
 		want(t, in, p.at["in_assembly"], profiler.Frame{Function: "in_assembly"})
+		if got := frames(t, in, p.at["__GI_renamed"]); len(got) != 1 || got[0].Function != "renamed" || got[0].Linkage != "__GI_renamed" {
+			t.Errorf("%+v, want renamed, known to the linker as __GI_renamed", got)
+		}
 	})
 	t.Run("DWARF in a debug file of the target's root", func(t *testing.T) {
 		p.install(t)
