@@ -49,6 +49,12 @@ build: ## bin/kalypso-agent, static; needs only Go
 	@scripts/setup build
 	$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
 
+.PHONY: profile
+profile: build ## build, profile this machine for 10 s, write profile.html
+	@$(SUDO) bin/kalypso-agent record --all --duration 10s --output profile.html
+	@$(if $(SUDO),sudo chown "$$(id -u):$$(id -g)" profile.html,:)
+	@echo 'open it in a browser: file://$(CURDIR)/profile.html'
+
 .PHONY: test
 test: ## all tests, with real eBPF, as root; installs what they need
 	@scripts/setup test
@@ -69,6 +75,14 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" || exit 1; \
 		done; \
 	done
+
+BENCHFLAGS ?=
+.PHONY: bench
+bench: ## what profiling costs, beside perf record
+	@scripts/setup bench
+	$(GO) build -trimpath -o bin/bench ./test/bench
+	@$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
+	@$(SUDO) bin/bench -agent bin/kalypso-agent $(BENCHFLAGS)
 
 # The compiler is pinned and paths are relative: the same source gives the
 # same objects on every machine.
