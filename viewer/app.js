@@ -72,6 +72,7 @@ function start(profile) {
       else flame.setTree(shown, at);
     }
     $("reset").hidden = sandwich || !state.zoom.length;
+    $("above").hidden = sandwich && !lost;
     drawCrumbs();
     drawSearch();
     drawSelection();
@@ -82,6 +83,7 @@ function start(profile) {
     const box = $("crumbs");
     box.replaceChildren();
     if (state.tab === "sandwich" || !shown.size) return;
+    if (!state.zoom.length) return box.append(element("span", { className: "hint", textContent: "Click a frame to zoom, press ? for the keys" }));
     const path = [];
     for (let i = shown.find(state.zoom); i >= 0; i = shown.parent[i]) path.unshift(i);
     const short = path.length > 6 ? [...path.slice(0, 2), -1, ...path.slice(-3)] : path;
@@ -155,7 +157,7 @@ function start(profile) {
       };
       const name = element("td", { className: "f", title: f.name + (f.module ? "\n" + f.module.path : "") },
         element("span", { className: "swatch " + KINDS[f.kind] }), f.name);
-      if (f.module && f.kind === NATIVE) name.append(element("span", { className: "module", textContent: f.module.name }));
+      if (f.module && f.kind !== KERNEL && !f.name.startsWith(f.module.name + "+0x")) name.append(element("span", { className: "module", textContent: f.module.name }));
       const tr = element("tr", { tabIndex: 0 }, cell(r.self), cell(r.total), name);
       tr.dataset.fn = r.fn;
       tr.setAttribute("aria-selected", String(r.fn === state.fn));
@@ -383,7 +385,7 @@ function start(profile) {
     clearTimeout(typing);
     typing = setTimeout(() => change({ query: $("search").value }), 80);
   };
-  $("regex").onclick = () => { change({ regex: !state.regex }); $("search").focus(); };
+  $("regex").onclick = () => { change({ regex: !state.regex, query: $("search").value }); $("search").focus(); };
   $("filter").oninput = () => { limit = 200; drawTable(); };
   $("more").onclick = () => { limit += 500; drawTable(); };
   for (const b of document.querySelectorAll("[data-sort]"))

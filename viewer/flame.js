@@ -12,7 +12,14 @@ class FlameGraph {
     this.canvas.setAttribute("aria-label", label);
     this.space = document.createElement("div");
     this.space.className = "space";
-    box.append(this.canvas, this.space);
+    // Outlines are elements over the canvas, so that moving one paints nothing.
+    this.ring = document.createElement("div");
+    this.ring.className = "ring";
+    this.ring.hidden = true;
+    this.mark = document.createElement("div");
+    this.mark.className = "ring cursor";
+    this.mark.hidden = true;
+    box.append(this.canvas, this.space, this.ring, this.mark);
     this.context = this.canvas.getContext("2d");
     this.tree = null;
     this.zoomed = 0;
@@ -32,8 +39,8 @@ class FlameGraph {
       if (i >= 0) this.on.pick(i, e.detail > 1);
     });
     this.canvas.addEventListener("keydown", (e) => this.key(e));
-    this.canvas.addEventListener("focus", () => this.draw());
-    this.canvas.addEventListener("blur", () => this.draw());
+    this.canvas.addEventListener("focus", () => this.outline());
+    this.canvas.addEventListener("blur", () => this.outline());
   }
 
   setTree(tree, zoomed = 0) {
@@ -149,6 +156,7 @@ class FlameGraph {
     const scale = width / (this.to - this.from), snap = (v) => Math.round(v * dpr) / dpr;
     const edges = [this.depthAt(0), this.depthAt(height - 1)].sort((a, b) => a - b);
     const zoomDepth = t.depth[this.zoomed], gap = 1 / dpr;
+    let fill = "";
     for (let depth = Math.max(this.skip, edges[0]); depth <= edges[1] && depth < t.levels.length; depth++) {
       const level = t.levels[depth], y = this.top(depth);
       for (let k = this.first(level, this.from); k < level.length && t.x[level[k]] < this.to; ) {
@@ -157,7 +165,8 @@ class FlameGraph {
         const fn = t.fn[i], kind = t.inlined[i] ? INLINED : this.profile.functions[fn].kind;
         const faded = this.matches ? !this.matches[fn] : false;
         const colours = faded ? theme.faded : theme.fills[kind];
-        c.fillStyle = colours[shade(this.profile.functions[fn])];
+        const colour = colours[shade(this.profile.functions[fn])];
+        if (colour !== fill) c.fillStyle = fill = colour;
         if (x1 - x0 < 1) {
           // Too thin to tell apart: one column stands for all that share it.
           c.fillRect(x0, y, 1, ROW - gap);
@@ -165,33 +174,36 @@ class FlameGraph {
           continue;
         }
         if (depth < zoomDepth) c.globalAlpha = 0.55;
-        const w = x1 - x0 - (x1 - x0 > 2 ? gap : 0);
+        const w = x1 - x0 - (x1 - x0 > 4 ? gap : 0);
         c.fillRect(x0, y, w, ROW - gap);
         if (kind === MARKER && w > 3) this.hatch(x0, y, w, theme);
         if (w > 24) {
+          fill = "";
           c.fillStyle = faded ? theme.fadedText : theme.texts[kind];
           const text = this.fit(fn, w - 10);
           if (text) c.fillText(text, x0 + 5, y + ROW / 2 + 0.5);
         }
         c.globalAlpha = 1;
-        if (fn === this.selected || i === this.hover) {
+        if (fn === this.selected) {
           c.strokeStyle = theme.ink;
           c.lineWidth = 1;
-          c.globalAlpha = i === this.hover ? 1 : 0.7;
           c.strokeRect(x0 + 0.5, y + 0.5, Math.max(0, w - 1), ROW - gap - 1);
-          c.globalAlpha = 1;
         }
         k++;
       }
     }
-    if (this.cursor >= 0 && document.activeElement === this.canvas) {
-      const r = this.rect(this.cursor);
-      if (r.width > 0) {
-        c.strokeStyle = theme.focus;
-        c.lineWidth = 2;
-        c.strokeRect(r.left + 1, r.top + 1, Math.max(1, r.width - 2), ROW - 2 - gap);
-      }
-    }
+    this.outline();
+  }
+
+  outline() {
+    const put = (ring, i) => {
+      const r = i >= 0 && this.tree && i < this.tree.size && this.tree.depth[i] >= this.skip ? this.rect(i) : null;
+      ring.hidden = !r || r.width <= 0;
+      if (ring.hidden) return;
+      Object.assign(ring.style, { left: r.left + "px", top: r.top + this.box.scrollTop + "px", width: Math.max(2, r.width) + "px" });
+    };
+    put(this.ring, this.hover);
+    put(this.mark, document.activeElement === this.canvas ? this.cursor : -1);
   }
 
   // hatch marks a cut stack by more than its colour.
@@ -228,7 +240,7 @@ class FlameGraph {
   setHover(i, e) {
     if (i !== this.hover) {
       this.hover = i;
-      this.draw();
+      this.outline();
     }
     this.on.hover(i, e);
   }
@@ -258,7 +270,7 @@ class FlameGraph {
     e.stopPropagation();
     this.cursor = to;
     this.reveal(to);
-    this.draw();
+    this.outline();
     this.on.cursor(to);
   }
 
@@ -303,7 +315,6 @@ function readTheme() {
     faded: shades(v("--faded"), 0.01),
     fadedText: v("--faded-text"),
     ink: v("--ink"),
-    focus: v("--focus"),
     hatch: v("--hatch"),
   };
 }

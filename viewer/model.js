@@ -1,9 +1,8 @@
 // A Tree is what a flame graph draws: nodes in preorder, the heaviest child
 // first. A node's code is its function times two, plus one when it is inlined.
 class TreeBuilder {
-  constructor(functions) {
-    this.width = functions * 2;
-    this.index = new Map();
+  constructor() {
+    this.slots = new Int32Array(1 << 12).fill(-1); // open addressing: a Map of numbers is ten times slower
     this.parent = [];
     this.code = [];
     this.self = [];
@@ -12,20 +11,30 @@ class TreeBuilder {
     this.lineWeight = [];
     this.lines = [];
   }
+  slot(parent, code) {
+    const mask = this.slots.length - 1;
+    let h = Math.imul(parent + 1, 0x9e3779b1) ^ Math.imul(code + 1, 0x85ebca6b);
+    for (h = (h ^ (h >>> 15)) & mask; ; h = (h + 1) & mask) {
+      const id = this.slots[h];
+      if (id < 0 || (this.parent[id] === parent && this.code[id] === code)) return h;
+    }
+  }
   // child finds or adds the child of a node; -1 is above the root.
   child(parent, code) {
-    const key = (parent + 1) * this.width + code;
-    let id = this.index.get(key);
-    if (id === undefined) {
-      id = this.parent.length;
-      this.index.set(key, id);
-      this.parent.push(parent);
-      this.code.push(code);
-      this.self.push(0);
-      this.file.push("");
-      this.line.push(0);
-      this.lineWeight.push(-1);
-      this.lines.push(1);
+    let at = this.slot(parent, code);
+    if (this.slots[at] >= 0) return this.slots[at];
+    const id = this.parent.length;
+    this.parent.push(parent);
+    this.code.push(code);
+    this.self.push(0);
+    this.file.push("");
+    this.line.push(0);
+    this.lineWeight.push(-1);
+    this.lines.push(1);
+    this.slots[at] = id;
+    if (id * 2 > this.slots.length) {
+      this.slots = new Int32Array(this.slots.length * 4).fill(-1);
+      for (let i = 0; i <= id; i++) this.slots[this.slot(this.parent[i], this.code[i])] = i;
     }
     return id;
   }
@@ -46,8 +55,11 @@ class Tree {
     const n = b.parent.length;
     const total = Float64Array.from(b.self);
     for (let i = n - 1; i > 0; i--) if (b.parent[i] >= 0) total[b.parent[i]] += total[i];
-    const children = Array.from({ length: n }, () => null);
-    for (let i = 0; i < n; i++) if (b.parent[i] >= 0) (children[b.parent[i]] ||= []).push(i);
+    // The children of i are children[offset[i]] to children[offset[i + 1]].
+    const offset = new Int32Array(n + 2), children = new Int32Array(n);
+    for (let i = 0; i < n; i++) if (b.parent[i] >= 0) offset[b.parent[i] + 2]++;
+    for (let i = 0; i <= n; i++) offset[i + 1] += offset[i];
+    for (let i = 0; i < n; i++) if (b.parent[i] >= 0) children[offset[b.parent[i] + 1]++] = i;
 
     this.size = n;
     this.parent = new Int32Array(n).fill(-1);
@@ -63,10 +75,10 @@ class Tree {
     this.lines = new Int32Array(n);
     this.levels = [];
     if (!n) return;
-    const stack = [[0, -1]];
+    const stack = [0], parents = [-1];
     const next = new Float64Array(n); // where a node's next child starts
     for (let at = 0; stack.length; at++) {
-      const [i, parent] = stack.pop();
+      const i = stack.pop(), parent = parents.pop();
       const depth = parent < 0 ? 0 : this.depth[parent] + 1;
       this.parent[at] = parent;
       this.fn[at] = b.code[i] >> 1;
@@ -83,12 +95,13 @@ class Tree {
       }
       next[at] = this.x[at];
       (this.levels[depth] ||= []).push(at);
-      const c = children[i];
-      if (!c) continue;
-      c.sort((p, q) => total[q] - total[p] || p - q);
-      for (let k = c.length - 1; k >= 0; k--) stack.push([c[k], at]);
+      const c = children.subarray(offset[i], offset[i + 1]);
+      if (c.length > 1) c.sort((p, q) => total[q] - total[p] || p - q);
+      for (let k = c.length - 1; k >= 0; k--) {
+        stack.push(c[k]);
+        parents.push(at);
+      }
     }
-    this.end.fill(0);
     for (let i = n - 1; i >= 0; i--) {
       if (this.end[i] === 0) this.end[i] = i + 1;
       const p = this.parent[i];
@@ -128,7 +141,7 @@ class Tree {
 // mainTree is the profile root first, with the chosen processes and kinds.
 // Time in frames of a hidden kind is shown as their callers' own.
 function mainTree(profile, { group, off, hidden }) {
-  const b = new TreeBuilder(profile.functions.length);
+  const b = new TreeBuilder();
   const root = b.child(-1, profile.root * 2);
   const at = [];
   let process = null;
@@ -159,7 +172,7 @@ function mainTree(profile, { group, off, hidden }) {
 
 // upTree turns paths upside down: from each start node its callers.
 function upTree(profile, tree, rootFn, starts) {
-  const b = new TreeBuilder(profile.functions.length);
+  const b = new TreeBuilder();
   const root = b.child(-1, rootFn * 2);
   for (const [start, weight, own] of starts) {
     let node = root;
@@ -188,7 +201,7 @@ function callersTree(profile, tree, fn) {
 }
 
 function calleesTree(profile, tree, fn) {
-  const b = new TreeBuilder(profile.functions.length);
+  const b = new TreeBuilder();
   const root = b.child(-1, fn * 2), map = new Int32Array(tree.size), only = new Uint8Array(profile.functions.length);
   only[fn] = 1;
   tree.outermost(only, (top) => {
