@@ -74,9 +74,12 @@ func isRust(name string) bool {
 // tidy shortens the ways in which the C++ demangler is exact rather than
 // readable.
 func tidy(name string) string {
+	for strings.Contains(name, "> >") { // as in C++98
+		name = strings.ReplaceAll(name, "> >", ">>")
+	}
 	for _, r := range [...][2]string{
-		{"std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >", "std::string"},
-		{"std::basic_string<char, std::char_traits<char>, std::allocator<char> >", "std::string"},
+		{"std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char>>", "std::string"},
+		{"std::basic_string<char, std::char_traits<char>, std::allocator<char>>", "std::string"},
 		{"[abi:cxx11]", ""},
 	} {
 		name = strings.ReplaceAll(name, r[0], r[1])
