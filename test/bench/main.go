@@ -238,6 +238,9 @@ func (r report) text() string {
 		block(&b, r.Results[i:j])
 		i = j
 	}
+	if worst := r.others(); worst > quiet {
+		fmt.Fprintf(&b, "\nOther programs used up to %.0f %% of a core: the figures are not those of a quiet machine.\n", worst)
+	}
 	b.WriteString("\nbudgets of kalypso-agent\n")
 	for _, l := range r.Budgets {
 		word := "held"
@@ -247,6 +250,17 @@ func (r report) text() string {
 		fmt.Fprintf(&b, "  %s  %-12s %-22s %8.2f of %g %s\n", word, l.Load, l.Figure, l.Got, l.Limit, l.Unit)
 	}
 	return b.String()
+}
+
+// quiet is the load by others, in % of a core, that leaves figures comparable:
+// a desktop at rest stays below.
+const quiet = 15
+
+func (r report) others() (worst float64) {
+	for i := range r.Results {
+		worst = max(worst, r.Results[i].OthersPercent)
+	}
+	return worst
 }
 
 func block(b *strings.Builder, results []result) {
@@ -273,7 +287,7 @@ func block(b *strings.Builder, results []result) {
 		{"first sample after, s", "%.2f", func(r *result) float64 { return r.FirstSample }},
 		{"written, MB", "%.3f", func(r *result) float64 { return float64(r.WrittenBytes) / 1e6 }},
 		{"samples", "%.0f", func(r *result) float64 { return float64(r.Samples) }},
-		{"others on the CPUs, %", "%.0f", func(r *result) float64 { return r.OthersPercent }},
+		{"others, % of core", "%.0f", func(r *result) float64 { return r.OthersPercent }},
 	} {
 		fmt.Fprintf(b, "  %-24s", f.name)
 		for i := range results {
