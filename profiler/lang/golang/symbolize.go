@@ -141,6 +141,9 @@ func (p *Program) funcName(off uint32) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if p.tab.layout == layout116 { // before generics: brackets are array types
+		return string(name), nil
+	}
 	return printed(name), nil
 }
 
