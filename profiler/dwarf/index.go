@@ -15,6 +15,9 @@ import (
 const (
 	maxUnits      = 1 << 18
 	maxUnitRanges = 1 << 21
+	// An index over 1 MiB takes the padding between functions as part of the
+	// unit: such addresses then have a line though no function.
+	exactRanges = 1 << 16
 )
 
 // image is one file's debug sections.
@@ -339,7 +342,11 @@ func (d *Data) buildIndex() error {
 	slices.SortFunc(d.index, func(a, b unitRange) int {
 		return cmp.Or(cmp.Compare(a.low, b.low), cmp.Compare(b.high, a.high))
 	})
-	d.index = slices.Clip(merge(d.index))
+	d.index = merge(d.index, 0)
+	if len(d.index) > exactRanges {
+		d.index = merge(d.index, 64)
+	}
+	d.index = slices.Clone(d.index)
 	has := map[int32]struct{}{}
 	reach := uint32(0)
 	for i := range d.index {
@@ -363,11 +370,11 @@ func (d *Data) addRange(low, high uint32, unit int32) bool {
 	return true
 }
 
-// merge joins neighbours of one unit over the padding between functions.
-func merge(all []unitRange) []unitRange {
+// merge joins neighbours of one unit that are at most gap bytes apart.
+func merge(all []unitRange, gap uint32) []unitRange {
 	out := all[:0]
 	for _, r := range all {
-		if n := len(out); n > 0 && out[n-1].unit == r.unit && r.low <= out[n-1].high+64 && r.low >= out[n-1].low {
+		if n := len(out); n > 0 && out[n-1].unit == r.unit && r.low <= out[n-1].high+gap && r.low >= out[n-1].low {
 			out[n-1].high = max(out[n-1].high, r.high)
 			continue
 		}

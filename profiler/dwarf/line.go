@@ -318,9 +318,9 @@ func (d *Data) fileName(u *unit, index uint32) string {
 	if s, ok := d.cache.get(key).(string); ok {
 		return s
 	}
-	name, dir, ok := d.readFile(u, t, index)
-	if ok && !path.IsAbs(name) {
-		if !path.IsAbs(dir) {
+	name, dir, whole := d.readFile(u, t, index)
+	if name != "" && !path.IsAbs(name) {
+		if !whole && !path.IsAbs(dir) {
 			dir = path.Join(u.compDir, dir)
 		}
 		name = path.Join(dir, name)
@@ -332,18 +332,20 @@ func (d *Data) fileName(u *unit, index uint32) string {
 	return name
 }
 
-// readFile walks the header's tables to one file and its folder.
-func (d *Data) readFile(u *unit, t *lineTable, index uint32) (name, dir string, ok bool) {
+// readFile walks the header's tables to one file and its folder. whole says
+// that the folder is not relative to the unit's: folder 0 of DWARF 5 is the
+// unit's own, which may itself be relative (glibc is built that way).
+func (d *Data) readFile(u *unit, t *lineTable, index uint32) (name, dir string, whole bool) {
 	c := newCursor(d.main.line, t.tables, t.prog, 4<<10)
 	if t.head.version >= 5 {
 		d.readEntry(u, t, c, math.MaxUint64)
 		name, folder, ok := d.readEntry(u, t, c, uint64(index))
 		if !ok || path.IsAbs(name) {
-			return name, "", ok
+			return name, "", true
 		}
 		c.reset(t.tables, t.prog)
 		dir, _, _ = d.readEntry(u, t, c, folder)
-		return name, dir, true
+		return name, dir, folder == 0 && dir != ""
 	}
 	// include_directories: strings up to an empty one. The file table follows.
 	for c.u8() != 0 {
@@ -366,7 +368,7 @@ func (d *Data) readFile(u *unit, t *lineTable, index uint32) (name, dir string, 
 			continue
 		}
 		if folder == 0 {
-			return name, "", true
+			return name, "", false
 		}
 		c.reset(t.tables, t.prog)
 		for n := uint64(1); c.err == nil; n++ {
@@ -381,10 +383,10 @@ func (d *Data) readFile(u *unit, t *lineTable, index uint32) (name, dir string, 
 				}
 			}
 			if n == folder {
-				return name, s, c.err == nil
+				return name, s, false
 			}
 		}
-		return name, "", true
+		return name, "", false
 	}
 	return "", "", false
 }
