@@ -293,8 +293,12 @@ static __always_inline int klp_step(struct klp_walk *w)
 	}
 	if (!klp_cfa_of(w, rule, &cfa))
 		return 0;
-	/* Only a leaf of arm64 may leave the stack pointer where it is. */
-	if (cfa < w->sp || (cfa == w->sp && !(w->leaf && rule->ra_kind == KLP_REG_SAME))) {
+	/*
+	 * The stack pointer moves up, but for a leaf of arm64, which may leave it
+	 * where it is, and for a chain over two stacks (Go's systemstack on arm64).
+	 */
+	if (rule->ra_kind != KLP_REG_DEREF_FP &&
+	    (cfa < w->sp || (cfa == w->sp && !(w->leaf && rule->ra_kind == KLP_REG_SAME)))) {
 		w->stop = KLP_STOP_BAD_FRAME;
 		return 0;
 	}

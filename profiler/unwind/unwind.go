@@ -266,7 +266,8 @@ func (w *walk) apply(rule cfi.Rule) bool {
 	if !ok {
 		return false
 	}
-	if cfa < w.sp || cfa == w.sp && !(w.leaf && rule.RAKind == cfi.RegSame) {
+	up := cfa > w.sp || cfa == w.sp && w.leaf && rule.RAKind == cfi.RegSame
+	if !up && rule.RAKind != cfi.RegDerefFP {
 		return w.end(profiler.StopBadFrame)
 	}
 	var ra uint64
