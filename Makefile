@@ -63,7 +63,7 @@ test: ## all tests, with real eBPF, as root; installs what they need
 .PHONY: test-unwind-all
 test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
 	@scripts/setup test
-	KALYPSO_UNWIND_ALL=1 $(GOTEST) -v -run 'Readelf' ./profiler/cfi/...
+	KALYPSO_UNWIND_ALL=1 $(GOTEST) -timeout 60m -v -run 'Readelf' ./profiler/cfi/...
 
 # Seeds run with every "make test"; this looks for new inputs.
 FUZZTIME ?= 30s
