@@ -3,7 +3,11 @@
 const $ = (id) => document.getElementById(id);
 function element(tag, attributes = {}, ...children) {
   const e = document.createElement(tag);
-  for (const [k, v] of Object.entries(attributes)) k in e && k !== "list" ? (e[k] = v) : e.setAttribute(k, v);
+  for (const [k, v] of Object.entries(attributes)) {
+    if (k === "text") e.textContent = v;
+    else if (k in e) e[k] = v;
+    else e.setAttribute(k, v);
+  }
   e.append(...children);
   return e;
 }
@@ -64,7 +68,7 @@ function start(profile) {
       const name = profile.functions[state.fn].name, total = callees.tree.total[0];
       const direct = callers.tree.self[0];
       $("callers-caption").textContent = `Callers, nearest at the bottom · ${percent(total - direct, tree.total[0])} of samples came through them`;
-      $("callees-caption").textContent = `${name} and its callees · ${percent(total, tree.total[0])} of samples, ${percent(callees.tree.self[0], tree.total[0])} in itself`;
+      $("callees-caption").textContent = `${name} and its callees · ${percent(total, tree.total[0])} of samples, ${percent(rows.find((r) => r.fn === state.fn).self, tree.total[0])} in itself`;
     }
     if (!sandwich && !nothing) {
       const at = shown.find(state.zoom);
@@ -83,15 +87,15 @@ function start(profile) {
     const box = $("crumbs");
     box.replaceChildren();
     if (state.tab === "sandwich" || !shown.size) return;
-    if (!state.zoom.length) return box.append(element("span", { className: "hint", textContent: "Click a frame to zoom, press ? for the keys" }));
+    if (!state.zoom.length) return box.append(element("span", { className: "hint", text: "Click a frame to zoom, press ? for the keys" }));
     const path = [];
     for (let i = shown.find(state.zoom); i >= 0; i = shown.parent[i]) path.unshift(i);
     const short = path.length > 6 ? [...path.slice(0, 2), -1, ...path.slice(-3)] : path;
     short.forEach((i, n) => {
-      if (n) box.append(element("span", { textContent: "›", ariaHidden: "true" }));
-      if (i < 0) return box.append(element("span", { textContent: "…" }));
+      if (n) box.append(element("span", { text: "›", ariaHidden: "true" }));
+      if (i < 0) return box.append(element("span", { text: "…" }));
       const name = profile.functions[shown.fn[i]].name;
-      box.append(element("button", { type: "button", textContent: name, title: name, onclick: () => zoomTo(i) }));
+      box.append(element("button", { text: name, title: name, onclick: () => zoomTo(i) }));
     });
   }
 
@@ -150,14 +154,14 @@ function start(profile) {
     for (const r of list.slice(0, limit)) {
       const f = profile.functions[r.fn];
       const cell = (n) => {
-        const td = element("td", { className: "n", textContent: percent(n, all) });
+        const td = element("td", { className: "n", text: percent(n, all) });
         td.style.backgroundSize = `${Math.min(100, (n / all) * 100)}% 72%`;
         td.title = `${number(n)} samples, ${duration(profile.seconds(n))}`;
         return td;
       };
       const name = element("td", { className: "f", title: f.name + (f.module ? "\n" + f.module.path : "") },
         element("span", { className: "swatch " + KINDS[f.kind] }), f.name);
-      if (f.module && f.kind !== KERNEL && !f.name.startsWith(f.module.name + "+0x")) name.append(element("span", { className: "module", textContent: f.module.name }));
+      if (f.module && f.kind !== KERNEL && !f.name.startsWith(f.module.name + "+0x")) name.append(" ", element("span", { className: "module", text: f.module.name }));
       const tr = element("tr", { tabIndex: 0 }, cell(r.self), cell(r.total), name);
       tr.dataset.fn = r.fn;
       tr.setAttribute("aria-selected", String(r.fn === state.fn));
@@ -177,10 +181,10 @@ function start(profile) {
       if (!there) continue;
       const on = !state.hidden.has(kind);
       const word = KIND_LABELS[kind];
-      const b = element("button", { type: "button", title: on ? `Hide ${word} frames: their time goes to their callers` : `Show ${word} frames` },
-        element("span", { className: "swatch " + KINDS[kind] }), element("span", { className: "word", textContent: word }));
+      const b = element("button", { title: on ? `Hide ${word} frames: their time goes to their callers` : `Show ${word} frames` },
+        element("span", { className: "swatch " + KINDS[kind] }), element("span", { className: "word", text: word }));
       // A cut stack's marker runs nothing; its share is in the banner.
-      if (kind !== MARKER) b.append(element("span", { className: "share", textContent: percent(shares[kind], all) }));
+      if (kind !== MARKER) b.append(element("span", { className: "share", text: percent(shares[kind], all) }));
       b.dataset.kind = KINDS[kind];
       b.setAttribute("aria-pressed", String(on));
       b.onclick = () => {
@@ -209,15 +213,15 @@ function start(profile) {
         $("process-list").querySelector(`[data-process="${i}"] input`)?.focus();
       } });
       const row = element("div", { className: "process", title: p.exe },
-        element("label", {}, box, element("span", { className: "name", textContent: p.comm }),
-          element("span", { className: "pid", textContent: p.pid || "" }),
-          element("span", { className: "share", textContent: percent(p.samples, profile.samples) })),
-        element("button", { type: "button", textContent: "only", title: "Only " + p.label, onclick: () => change({ off: new Set(busiest.filter((j) => j !== i)) }) }));
+        element("label", {}, box, element("span", { className: "name", text: p.comm }),
+          element("span", { className: "pid", text: p.pid || "" }),
+          element("span", { className: "share", text: percent(p.samples, profile.samples) })),
+        element("button", { text: "only", title: "Only " + p.label, onclick: () => change({ off: new Set(busiest.filter((j) => j !== i)) }) }));
       row.dataset.process = i;
       return row;
     });
-    if (list.length > most) rowsOf.push(element("p", { className: "note", textContent: `${number(list.length - most)} more; type to filter` }));
-    if (!list.length) rowsOf.push(element("p", { className: "note", textContent: "no process has this in its name" }));
+    if (list.length > most) rowsOf.push(element("p", { className: "note", text: `${number(list.length - most)} more; type to filter` }));
+    if (!list.length) rowsOf.push(element("p", { className: "note", text: "no process has this in its name" }));
     $("process-list").replaceChildren(...rowsOf);
   }
 
@@ -233,14 +237,14 @@ function start(profile) {
     const t = graph.tree, f = profile.functions[t.fn[i]], kind = kindOf(profile, t, i), all = tree.total[0];
     const figures = element("dl");
     for (const [word, n] of [["total", t.total[i]], ["self", t.self[i]]])
-      figures.append(element("dt", { textContent: word }), element("dd", { textContent: percent(n, all) }),
-        element("dd", { textContent: number(n) + (n === 1 ? " sample" : " samples") }), element("dd", { textContent: duration(profile.seconds(n)) }));
-    box.replaceChildren(element("strong", { textContent: f.name }));
+      figures.append(element("dt", { text: word }), element("dd", { text: percent(n, all) }),
+        element("dd", { text: number(n) + (n === 1 ? " sample" : " samples") }), element("dd", { text: duration(profile.seconds(n)) }));
+    box.replaceChildren(element("strong", { text: f.name }));
     const where = t.file[i] ? t.file[i] + (t.line[i] ? ":" + t.line[i] : "") + (t.lines[i] > 1 ? ` and ${t.lines[i] - 1} more ${t.lines[i] === 2 ? "line" : "lines"}` : "") : "";
-    if (where) box.append(element("div", { className: "where", textContent: where }));
+    if (where) box.append(element("div", { className: "where", text: where }));
     if (f.kind !== GROUP) {
       const sort = KIND_LABELS[kind] + (kind === INLINED ? `, ${KIND_LABELS[f.kind]} code` : "");
-      box.append(element("div", { className: "where", textContent: sort + (f.module ? " · " + f.module.path : "") }));
+      box.append(element("div", { className: "where", text: sort + (f.module ? " · " + f.module.path : "") }));
     }
     box.append(figures);
     if (!e) return;
@@ -369,7 +373,7 @@ function start(profile) {
   if (profile.byThread) groups.push(["thread", "thread"]);
   if (profile.byCgroup) groups.push(["cgroup", "cgroup"]);
   groups.push(["none", "nothing"]);
-  for (const [value, text] of groups) $("group").append(element("option", { value, textContent: text }));
+  for (const [value, text] of groups) $("group").append(element("option", { value, text: text }));
 
   $("group").onchange = () => change({ group: $("group").value });
   $("invert").onclick = () => change({ inverted: !state.inverted });
@@ -454,6 +458,7 @@ function start(profile) {
     }
   });
   addEventListener("popstate", recall);
+  addEventListener("resize", () => graphs.forEach((g) => g.resize())); // also when only the pixels' density changes
   narrow.addEventListener("change", () => { if (!narrow.matches && state.tab === "table") change({ tab: "flame" }); });
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -518,12 +523,12 @@ function drawQuality(profile) {
     if (!list.length) return;
     const body = element("tbody");
     for (const c of list.slice(0, 12))
-      body.append(element("tr", {}, element("td", { textContent: percent(c.count, all) }), element("td", { textContent: c.text + (c.build ? ` (build ${c.build.slice(0, 12)})` : "") })));
-    $("causes").append(element("div", {}, element("h2", { textContent: title }), element("table", {}, body)));
+      body.append(element("tr", {}, element("td", { text: percent(c.count, all) }), element("td", { text: c.text + (c.build ? ` (build ${c.build.slice(0, 12)})` : "") })));
+    $("causes").append(element("div", {}, element("h2", { text: title }), element("table", {}, body)));
   };
   table("Stacks cut before their root", q.stops, q.stacks);
   table("Frames without a name, by module", q.unnamed, q.frames);
-  $("causes").append(element("p", { textContent: q.stops.length || q.unnamed.length
+  $("causes").append(element("p", { text: q.stops.length || q.unnamed.length
     ? "A cut stack is shown below a hatched bar with the reason. Names come back with the module's debug symbols (its -dbg or -dbgsym package), kernel names with CAP_SYSLOG, names of code made at run time with a perf map."
     : "Every stack reached its root and every frame has its name." }));
 }

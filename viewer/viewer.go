@@ -36,13 +36,18 @@ func write(w io.Writer, p *profiler.Profile, served bool) error {
 	if err != nil {
 		return err
 	}
+	// Spaces beside punctuation mean nothing in this style sheet: it has no
+	// strings with them and no selector of the form "a :hover".
+	style = strings.NewReplacer(": ", ":", "; ", ";", " { ", "{", " {", "{", ";}", "}", "; }", "}", " }", "}", ", ", ",", "\n", "").Replace(style)
+	// No string of the scripts has these operators between spaces.
+	operators := strings.NewReplacer(" = ", "=", " === ", "===", " => ", "=>", " && ", "&&", " || ", "||")
 	script := "\"use strict\";\n"
 	for _, name := range []string{"data.js", "model.js", "flame.js", "app.js"} {
 		s, err := source(name)
 		if err != nil {
 			return err
 		}
-		script += s
+		script += operators.Replace(s)
 	}
 	title := "CPU profile"
 	if p.Host != "" {
