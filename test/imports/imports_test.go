@@ -125,7 +125,7 @@ func rules() []rule {
 		},
 		{
 			name: "runtimes, files and names are testable without BPF",
-			from: in("profiler/lang", "profiler/elffile", "profiler/cfi", "profiler/dwarf", "profiler/symbolize", "profiler/aggregate"),
+			from: in("profiler/lang", "profiler/elffile", "profiler/cfi", "profiler/dwarf", "profiler/symbolize"),
 			to:   reaches("bpf"),
 		},
 		{
