@@ -100,7 +100,6 @@ function start(profile) {
   }
 
   function drawSearch() {
-    $("search").value !== state.query && ($("search").value = state.query);
     $("regex").setAttribute("aria-pressed", String(state.regex));
     const test = matcher(state.query, state.regex);
     $("search").setAttribute("aria-invalid", String(test === "bad"));
@@ -281,7 +280,10 @@ function start(profile) {
 
   function escape() {
     if (!$("process-menu").hidden) return toggleMenu(false);
-    if (state.query) return change({ query: "" });
+    if (state.query || $("search").value) {
+      $("search").value = "";
+      return change({ query: "" });
+    }
     if (state.zoom.length && state.tab !== "sandwich") return zoomTo(0);
     if (state.fn >= 0) change({ fn: -1 });
   }
@@ -363,6 +365,7 @@ function start(profile) {
       hidden: new Set(list("hide").map((k) => KINDS.indexOf(k)).filter((k) => k >= 0 && k !== GROUP)), off,
     });
     if (state.tab === "table" && !narrow.matches) state.tab = "flame";
+    $("search").value = state.query;
     rebuild();
     show();
   }
