@@ -144,11 +144,13 @@ func pltProgram(t *testing.T, dir string) []string {
 	return []string{compileC(t, dir, "gcc", "plt.c", "-Wl,-z,lazy", library, "-Wl,-rpath,"+dir)}
 }
 
-func nodeProgram(t *testing.T, _ string) []string {
+// nodeProgram keeps V8's own log, which --interpreted-frames-native-stack
+// switches on, out of the source folder.
+func nodeProgram(t *testing.T, dir string) []string {
 	t.Helper()
 	requireTools(t, "node")
 	return []string{
-		"node", "--perf-basic-prof", "--interpreted-frames-native-stack", "--no-turbo-inlining",
+		"node", "--no-logfile-per-isolate", "--logfile=" + filepath.Join(dir, "v8.log"), "--perf-basic-prof", "--interpreted-frames-native-stack", "--no-turbo-inlining",
 		filepath.Join(workloads, "jit.js"),
 	}
 }
