@@ -119,7 +119,7 @@ func TestDoctorWithoutCapabilities(t *testing.T) {
 				wantCode = 3
 			}
 			if got.Healthy != tt.healthy || code != wantCode {
-				t.Errorf("healthy %v, exit code %d; want %v, %d", got.Healthy, code, tt.healthy, wantCode)
+				t.Errorf("healthy %v, exit code %d; want %v, %d: %+v", got.Healthy, code, tt.healthy, wantCode, got.Checks)
 			}
 			for _, c := range got.Checks {
 				if c.State == "failed" && (c.Detail == "" || c.Effect == "" || c.Fix == "") {
