@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -23,6 +24,8 @@ type Executable struct {
 	path string
 
 	opened    bool
+	opener    profiler.PID // the process through which it was opened
+	tries     int
 	openErr   error
 	notELF    bool // code made at run time that happens to live in a file
 	file      *elffile.File
@@ -55,9 +58,19 @@ type fileKey struct {
 // Module describes the executable; its build ID is known once it was opened.
 func (e *Executable) Module() *profiler.Module { return e.module }
 
+// maxTries is through how many processes a file is tried to be opened.
+const maxTries = 8
+
+// retry says that a file that was not found may be found through another
+// process: the one that was sampled first had ended before it could be opened.
+func (e *Executable) retry(pid profiler.PID) bool {
+	return errors.Is(e.openErr, fs.ErrNotExist) && pid != e.opener && e.tries < maxTries
+}
+
 // open opens the file as the process at root sees it.
 func (e *Executable) open(pid profiler.PID, root *Root, m Mapping) {
-	e.opened = true
+	e.opened, e.opener = true, pid
+	e.tries++
 	e.module = &profiler.Module{Path: e.path}
 	e.file, e.openErr = openFile(pid, root, m)
 	if e.openErr != nil {
@@ -106,17 +119,20 @@ func openFile(pid profiler.PID, root *Root, m Mapping) (*elffile.File, error) {
 	if m.Path == vdso {
 		return openVDSO()
 	}
+	link := fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.Start, m.End)
 	first := fmt.Errorf("%s was replaced since it was mapped", m.Path)
-	if root != nil {
-		if path := root.Path() + m.Path; !replaced(path, m) {
-			f, err := elffile.Open(path)
+	if root == nil {
+		first = &fs.PathError{Op: "open", Path: m.Path, Err: fs.ErrNotExist}
+	} else {
+		if !replaced(root.Path()+m.Path, link, m) {
+			f, err := elffile.OpenIn(root.Path(), m.Path)
 			if err == nil {
 				return f, nil
 			}
 			first = err
 		}
 	}
-	if f, err := elffile.Open(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.Start, m.End)); err == nil {
+	if f, err := elffile.Open(link); err == nil {
 		return f, nil
 	}
 	for _, path := range []string{fmt.Sprintf("/proc/%d/exe", pid), m.Path} {
@@ -135,12 +151,19 @@ func same(path string, m Mapping) bool {
 	return unix.Stat(path, &st) == nil && st.Ino == m.Inode
 }
 
-// replaced says that path is surely another file than the mapped one. Overlay
-// and btrfs show other device and inode numbers for mappings than for files:
-// only a file on the mapping's own device can be told to be another.
-func replaced(path string, m Mapping) bool {
-	var st unix.Stat_t
-	return unix.Stat(path, &st) == nil && st.Dev == m.Device && st.Ino != m.Inode
+// replaced says that path is surely another file than the mapped one, to which
+// link leads. Where the link cannot be followed (it takes CAP_CHECKPOINT_RESTORE)
+// only a file on the mapping's own device can be told to be another: overlay
+// and btrfs show other numbers for mappings than for files.
+func replaced(path, link string, m Mapping) bool {
+	var now, mapped unix.Stat_t
+	if unix.Stat(path, &now) != nil {
+		return false // what opening it says is the better reason
+	}
+	if unix.Stat(link, &mapped) == nil {
+		return now.Dev != mapped.Dev || now.Ino != mapped.Ino
+	}
+	return now.Dev == m.Device && now.Ino != m.Inode
 }
 
 // openVDSO reads the kernel's vDSO from the agent's own memory: every 64-bit

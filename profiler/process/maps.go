@@ -29,6 +29,9 @@ func (m *Mapping) anonymous() bool {
 
 const vdso = "[vdso]"
 
+// deleted is what the kernel puts after the path of a mapped file that is gone.
+const deleted = " (deleted)"
+
 // maxMappings bounds what one process can make us hold.
 const maxMappings = 1 << 16
 
@@ -74,7 +77,7 @@ func parseMaps(r io.Reader) ([]Mapping, error) {
 		if bad != nil {
 			return ms, fmt.Errorf("read mapping %q: %w", line, bad)
 		}
-		m.Path = strings.TrimSuffix(strings.TrimLeft(path, " "), " (deleted)")
+		m.Path = strings.TrimSuffix(strings.TrimLeft(path, " "), deleted)
 		if m.Path == "[vsyscall]" {
 			continue // emulated by the kernel: nothing runs there
 		}

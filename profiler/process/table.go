@@ -13,7 +13,10 @@ package process
 import (
 	"errors"
 	"fmt"
+	"math"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unsafe"
@@ -89,6 +92,7 @@ type builtPage struct {
 	exe  *Executable
 	page uint32
 	rows extent
+	at   time.Time
 }
 
 // process is what is known of one process.
@@ -194,10 +198,20 @@ func (t *Table) forget() {
 	now := time.Now()
 	for pid, p := range t.processes {
 		if !p.exited.IsZero() && now.Sub(p.exited) > lingering {
+			if alive(pid) {
+				p.exited = now // only the main thread ended: look again later
+				continue
+			}
 			t.uninstall(p)
 			delete(t.processes, pid)
 		}
 	}
+}
+
+// alive says that a process whose main thread ended has other threads.
+func alive(pid profiler.PID) bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return err == nil && len(threads) > 1
 }
 
 // apply takes in one event, and gives the process whose mappings it changed.
@@ -218,7 +232,7 @@ func (t *Table) apply(e *bpf.ProcessEvent) *process {
 		if p == nil || !p.known {
 			return nil // read whole from /proc when a sample comes
 		}
-		m := Mapping{Start: e.Start, End: e.End, Offset: e.Offset, Device: e.Device, Inode: e.Inode, Path: e.Path}
+		m := Mapping{Start: e.Start, End: e.End, Offset: e.Offset, Device: e.Device, Inode: e.Inode, Path: strings.TrimSuffix(e.Path, deleted)}
 		if m.Inode == 0 && m.Path != vdso {
 			m.Path = ""
 		}
@@ -467,7 +481,7 @@ func (s *space) Rule(id uint32, offset uint64) (cfi.Rule, profiler.Stop) {
 
 // opened opens the executable if it is not, and gives it its pages.
 func (t *Table) opened(p *process, e *Executable, m *Mapping) {
-	if e.opened {
+	if e.opened && !e.retry(p.pid) {
 		return
 	}
 	start := time.Now()
@@ -561,7 +575,7 @@ func (t *Table) build(e *Executable, page, index uint32) (bpf.Page, error) {
 		words[i] = uint32(r.PC)<<16 | uint32(number)
 	}
 	x, ok := t.rows.take(uint32(len(words)))
-	for !ok && t.evict(uint32(len(words))) {
+	for !ok && uint32(len(words)) <= t.kernel.Capacity().Rows && t.evict(uint32(len(words))) {
 		x, ok = t.rows.take(uint32(len(words)))
 	}
 	if !ok {
@@ -572,7 +586,7 @@ func (t *Table) build(e *Executable, page, index uint32) (bpf.Page, error) {
 		return out, err
 	}
 	out = bpf.Page{First: x.first, Count: x.count}
-	t.built = append(t.built, builtPage{e, page, x})
+	t.built = append(t.built, builtPage{e, page, x, time.Now()})
 	t.stats.PagesBuilt++
 	return out, t.kernel.SetPage(index, out)
 }
@@ -591,6 +605,10 @@ func (t *Table) ruleNumber(r cfi.Rule) (uint16, error) {
 	return n, t.kernel.SetRule(uint32(n), *(*bpf.Rule)(unsafe.Pointer(&r)))
 }
 
+// settling is how long the kernel side may take to use a page that was built
+// for a sample: until then, not having used it says nothing.
+const settling = 5 * time.Second
+
 // evict makes room for n rows: pages that no walk used for longest go first,
 // an eighth of the table at a time so that this is rare. False when there is
 // nothing left to take.
@@ -606,6 +624,9 @@ func (t *Table) evict(n uint32) bool {
 		order[i] = b
 		if p, err := t.kernel.Page(b.exe.pages.first + b.page - b.exe.firstPage); err == nil {
 			used[b] = p.Used
+		}
+		if used[b] == 0 && time.Since(b.at) < settling {
+			used[b] = math.MaxUint32
 		}
 	}
 	slices.SortStableFunc(order, func(a, b *builtPage) int { return int(int64(used[a]) - int64(used[b])) })
