@@ -47,10 +47,13 @@ func (e event) close() {
 // Attach starts sampling on every CPU that is online at hz samples a second,
 // by hardware cycles where these really count, else by the software clock.
 func (k *Kernel) Attach(hz int) error {
-	k.kind, k.freq = CPUClock, hz
+	kind := CPUClock
 	if hardwareCounts() {
-		k.kind = Cycles
+		kind = Cycles
 	}
+	k.mu.Lock()
+	k.kind, k.freq = kind, hz
+	k.mu.Unlock()
 	return k.SyncCPUs()
 }
 
@@ -61,6 +64,7 @@ func (k *Kernel) Event() EventKind { return k.kind }
 func (k *Kernel) Detach() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.freq = 0 // a SyncCPUs that comes later must not begin anew
 	for cpu, e := range k.events {
 		e.close()
 		delete(k.events, cpu)
