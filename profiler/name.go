@@ -8,8 +8,9 @@ import (
 )
 
 // FrameName is what a frame of a location is shown as, in every output: the
-// function, and "module+0xoffset" when it has none. It holds no control
-// characters, whatever the symbol table said.
+// function, and "module+0xoffset" when it has none. The offset is that of the
+// function's start where that is known, so that its samples stay together. It
+// holds no control characters, whatever the symbol table said.
 func FrameName(l *Location, f *Frame) string {
 	if f != nil && f.Function != "" {
 		return Printable(f.Function)
@@ -18,7 +19,11 @@ func FrameName(l *Location, f *Frame) string {
 	if l.Module != nil && l.Module.Path != "" {
 		module = Printable(l.Module.Name())
 	}
-	return module + "+0x" + strconv.FormatUint(l.Address, 16)
+	at := l.Address
+	if f != nil && f.Start != 0 {
+		at = f.Start
+	}
+	return module + "+0x" + strconv.FormatUint(at, 16)
 }
 
 // Printable gives s with everything that could steer a terminal or mislead a

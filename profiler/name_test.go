@@ -16,6 +16,7 @@ func TestFrameName(t *testing.T) {
 	}{
 		{"a function is shown by its name", profiler.Location{Module: lib, Address: 1}, &profiler.Frame{Function: "malloc"}, "malloc"},
 		{"no symbol falls back to module+offset", profiler.Location{Module: lib, Address: 0x1f0}, &profiler.Frame{}, "libc.so.6+0x1f0"},
+		{"a nameless function is shown by its start", profiler.Location{Module: lib, Address: 0x1f0}, &profiler.Frame{Start: 0x1c0}, "libc.so.6+0x1c0"},
 		{"no frame at all falls back too", profiler.Location{Module: lib, Address: 0x1f0}, nil, "libc.so.6+0x1f0"},
 		{"the kernel has no path to shorten", profiler.Location{Module: &profiler.Module{Path: "[kernel]"}, Address: 0xffffffff81000000}, nil, "[kernel]+0xffffffff81000000"},
 		{"no module is said so", profiler.Location{Address: 0x10}, nil, "[unknown]+0x10"},

@@ -48,6 +48,7 @@ func (k FrameKind) String() string {
 // frames when the compiler inlined calls.
 type Frame struct {
 	Function string // demangled; empty when no symbol covers the address
+	Start    uint64 // of a function without a name, where its bounds are known all the same; else 0
 	Linkage  string // the symbol as the linker knows it, when it differs from Function
 	File     string // source file, empty when unknown
 	Line     int    // 1-based, 0 when unknown

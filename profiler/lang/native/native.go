@@ -285,7 +285,8 @@ func (p *Program) symbolize(dst []profiler.Frame, addr uint64) []profiler.Frame 
 		// Assembly has lines but no functions.
 		sym, ok := p.symbol(addr)
 		if !ok {
-			if f.File == "" {
+			f.Start = p.start(addr)
+			if f.File == "" && f.Start == 0 {
 				return dst
 			}
 			return append(dst, f)
@@ -296,6 +297,20 @@ func (p *Program) symbolize(dst []profiler.Frame, addr uint64) []profiler.Frame 
 		}
 	}
 	return append(dst, f)
+}
+
+// start is where the nameless function at addr begins, as its unwind
+// information has it; 0 where it has none.
+func (p *Program) start(addr uint64) uint64 {
+	x, err := p.openIndex()
+	if x == nil || err != nil {
+		return 0
+	}
+	start, ok := x.Function(addr)
+	if !ok {
+		return 0
+	}
+	return start
 }
 
 // symbol asks the symbol tables: the debug file's has all that was stripped,

@@ -1,0 +1,37 @@
+package cfi
+
+import (
+	"testing"
+
+	"github.com/kalypso-dev/kalypso/profiler/elffile"
+)
+
+func TestFunctionStartsAtItsSymbol(t *testing.T) {
+	f, err := elffile.Open(libc(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	x, err := Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for addr := f.Section(".text").Addr; checked < 500; addr += 977 {
+		s, ok := f.Symbol(addr)
+		if !ok || s.Size == 0 || addr >= s.Value+s.Size {
+			continue
+		}
+		start, ok := x.Function(addr)
+		if !ok {
+			continue // assembly without an entry
+		}
+		checked++
+		if start > addr || start > s.Value && start-s.Value > s.Size {
+			t.Errorf("Function(%#x) = %#x, symbol %s at %#x", addr, start, s.Name, s.Value)
+		}
+	}
+	if _, ok := x.Function(0); ok {
+		t.Error("Function(0) found something")
+	}
+}
