@@ -4,7 +4,9 @@ package workload
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,11 +61,18 @@ func FindCgroup(path string) (Cgroup, error) {
 	}
 	rel := strings.Trim(strings.TrimPrefix(filepath.Clean("/"+path), mount), "/")
 	full := filepath.Join(mount, rel)
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, full, 0)
+	st, err := os.Stat(full)
+	if err == nil && !st.IsDir() {
+		err = unix.ENOTDIR
+	}
+	var handle unix.FileHandle
+	if err == nil {
+		handle, _, err = unix.NameToHandleAt(unix.AT_FDCWD, full, 0)
+	}
 	if err != nil {
 		return Cgroup{}, &profiler.Fault{
 			What: fmt.Sprintf("cgroup %q not found", path),
-			Why:  &os.PathError{Op: "open", Path: full, Err: err},
+			Why:  fmt.Errorf("look at %s: %w", full, reason(err)),
 			Fix:  "take a path from /proc/PID/cgroup (the line that starts with 0::) or from below " + mount,
 		}
 	}
@@ -74,15 +83,30 @@ func FindCgroup(path string) (Cgroup, error) {
 	return c, nil
 }
 
+// reason is the error without the path that it is about.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
 // unifiedMount is where cgroup version 2 is mounted.
 func unifiedMount() (string, error) {
 	text, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return "", fmt.Errorf("find the cgroup file system: %w", err)
 	}
-	for line := range strings.Lines(string(text)) {
+	return parseMounts(string(text))
+}
+
+// parseMounts finds it in lines of /proc/PID/mounts: "none /path type options
+// 0 0", with spaces as \040 (proc(5), fstab(5)).
+func parseMounts(text string) (string, error) {
+	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
-			return f[1], nil
+			return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[1]), nil
 		}
 	}
 	return "", &profiler.Fault{
