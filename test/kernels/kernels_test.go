@@ -1,0 +1,535 @@
+// Package kernels boots other kernels than this machine's in an emulator and
+// records programs with known answers there: what the verifier of an old
+// kernel refuses, and what arm64 does otherwise, shows nowhere else.
+//
+// KALYPSO_KERNELS names the folder of kernels, vmlinuz-RELEASE-ARCH, as
+// scripts/kernels fills it; "make test-kernels" does all of it.
+package kernels
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kalypso-dev/kalypso/test/kernels/guest"
+)
+
+const (
+	// The default: the faster, the longer a slow machine is busy with new stacks.
+	hertz      = "97"
+	cpuSeconds = "4"
+	runSeconds = 120 // by the machine's clock, ten times what it takes
+	// The longest machine took 60 s on two idle cores.
+	machineTime = 8 * time.Minute
+
+	sharePoints = 5.0  // a branch's share may differ from the truth by so many points
+	chainMin    = 0.99 // of a branch's samples have the whole chain, root reached
+	wholeMin    = 0.97 // of all samples reach the root: a program's start is long where all is slow
+	samplesMin  = 150  // of 390: an emulator that waits for the host's CPU loses some
+)
+
+// machines are the emulators, by architecture in Go's words.
+var machines = map[string][]string{
+	"amd64": {"qemu-system-x86_64", "-M", "q35", "-cpu", "max", "-append", "console=ttyS0 panic=-1 loglevel=4"},
+	// Pointer authentication by an algorithm of the emulator's own: the
+	// architected one takes most of the time.
+	"arm64": {
+		"qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", "max,pauth-impdef=on",
+		"-append", "console=ttyAMA0 panic=-1 loglevel=4",
+	},
+}
+
+// compilers build for each architecture as its distributions do.
+var compilers = map[string][]string{
+	"amd64": {"gcc"},
+	"arm64": {"aarch64-linux-gnu-gcc", "-mbranch-protection=standard"},
+}
+
+// A workload is a program of test/workloads and what its recording must show.
+type workload struct {
+	name   string
+	shares map[string]string   // name in the truth: a function that only this branch runs
+	chains map[string][]string // by function: frames that must follow each other, root first
+}
+
+func levels() []string {
+	names := []string{"_start", "*", "main", "run"}
+	for i := 900 - 36; i < 900; i++ {
+		names = append(names, fmt.Sprintf("level_%03d", i))
+	}
+	return append(names, "bottom")
+}
+
+func goLevels() []string {
+	names := []string{"runtime.main", "main.main", "main.run"}
+	for i := 1; i <= 8; i++ {
+		names = append(names, fmt.Sprintf("main.level%d", i))
+	}
+	return names
+}
+
+func then(chain []string, names ...string) []string {
+	return append(append([]string(nil), chain...), names...)
+}
+
+var own = map[string]string{"hot_60": "hot_60", "hot_30": "hot_30", "hot_10": "hot_10"}
+
+var workloads = []workload{
+	{
+		name: "chain", shares: own,
+		chains: map[string][]string{
+			"hot_60": then(levels(), "hot_60"), "hot_30": then(levels(), "hot_30"), "hot_10": then(levels(), "hot_10"),
+		},
+	},
+	{
+		name:   "golang",
+		shares: map[string]string{"hot60": "main.leaf60", "hot30": "main.inlinedInner", "hot10": "main.leaf10"},
+		chains: map[string][]string{
+			"main.leaf60":       then(goLevels(), "main.hot60", "main.leaf60"),
+			"main.inlinedInner": then(goLevels(), "main.hot30", "main.inlinedOuter", "main.inlinedInner"),
+			"main.leaf10":       {"main.(*worker).serve", "main.hot10.func1", "main.leaf10"},
+		},
+	},
+	{
+		name: "signals", shares: own,
+		chains: map[string][]string{
+			"hot_60": {"thread_main", "run", "raise_60", "*", "on_usr1", "hot_60"},
+			"hot_30": {"thread_main", "run", "interrupted_30", "*", "on_alarm", "hot_30"},
+			"hot_10": {"thread_main", "run", "raise_10", "*", "on_usr2", "*", "on_usr1_nested", "hot_10"},
+		},
+	},
+	{
+		name: "vdso", shares: own,
+		chains: map[string][]string{
+			"hot_60": {"main", "run", "hot_60"}, "hot_30": {"main", "run", "hot_30"}, "hot_10": {"main", "run", "hot_10"},
+		},
+	},
+}
+
+// runs is what each machine does: everything with bpf_loop, and with tail
+// calls what shows that they walk.
+func runs() []guest.Run {
+	list := []guest.Run{{Name: "doctor", Command: []string{"/bin/kalypso-agent", "doctor", "-o", "json"}, Seconds: runSeconds}}
+	for _, w := range workloads {
+		list = append(list, guest.Run{
+			Name: w.name,
+			Command: []string{
+				"/bin/kalypso-agent", "record", "-F", hertz, "--stats", "/tmp/" + w.name + ".json", "-o", "/tmp/" + w.name + ".folded",
+				"--", "/bin/" + w.name, "-seconds", cpuSeconds,
+			},
+			Files: []string{"/tmp/" + w.name + ".json", "/tmp/" + w.name + ".folded"}, Seconds: runSeconds,
+		})
+	}
+	for _, w := range workloads[:2] {
+		file := "/tmp/tail-calls-" + w.name + ".folded"
+		list = append(list, guest.Run{
+			Name: "tail-calls-" + w.name, Command: []string{"/init", "record-by-tail-calls", file, "/bin/" + w.name, "-seconds", cpuSeconds},
+			Files: []string{file}, Seconds: runSeconds,
+		})
+	}
+	return list
+}
+
+func TestKernels(t *testing.T) {
+	folder := os.Getenv("KALYPSO_KERNELS")
+	if folder == "" {
+		t.Skip("KALYPSO_KERNELS names no folder of kernels; make test-kernels fills one")
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		kernels, err := filepath.Glob(filepath.Join(folder, "vmlinuz-*-"+arch))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(kernels) == 0 {
+			t.Errorf("no vmlinuz-*-%s in %s: run scripts/kernels %s", arch, folder, folder)
+			continue
+		}
+		initramfs := buildInitramfs(t, arch)
+		for _, kernel := range kernels {
+			name := strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-")
+			t.Run(name, func(t *testing.T) { testKernel(t, arch, kernel, initramfs) })
+		}
+	}
+}
+
+func testKernel(t *testing.T, arch, kernel, initramfs string) {
+	start := time.Now()
+	results, console := boot(t, arch, kernel, initramfs)
+	t.Logf("%d results in %s", len(results), time.Since(start).Round(time.Second))
+	if path := os.Getenv("KALYPSO_KERNELS_KEEP"); path != "" {
+		raw, err := json.MarshalIndent(results, "", "  ")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(path, filepath.Base(kernel)+".json"), raw, 0o644)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf(tableHeader)
+	for _, r := range runs() {
+		res := results[r.Name]
+		switch {
+		case res == nil:
+			t.Fatalf("%s: the machine ended without a result; its last words:\n%s", r.Name, console)
+		case res.Error != "":
+			t.Errorf("%s: %s\nstandard error:\n%s\nstandard output:\n%s", r.Name, res.Error, res.Stderr, res.Stdout)
+		case r.Name == "doctor":
+			checkDoctor(t, res)
+		default:
+			checkRecording(t, &r, res)
+		}
+	}
+}
+
+// checkDoctor wants everything to work that profiling needs.
+func checkDoctor(t *testing.T, res *guest.Result) {
+	var report struct {
+		Healthy bool `json:"healthy"`
+		Checks  []struct {
+			ID, State, Severity, Detail string
+		} `json:"checks"`
+	}
+	if err := json.Unmarshal([]byte(res.Stdout), &report); err != nil {
+		t.Errorf("doctor: %v\n%s", err, res.Stdout)
+		return
+	}
+	if !report.Healthy || len(report.Checks) == 0 {
+		t.Errorf("doctor says that profiling will not work")
+	}
+	for _, c := range report.Checks {
+		if c.State == "failed" && c.Severity != "note" {
+			t.Errorf("doctor: %s: %s", c.ID, c.Detail)
+		}
+	}
+}
+
+const tableHeader = "run                 event      samples  points  chain %%  whole %%"
+
+func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
+	var w *workload
+	for i := range workloads {
+		if strings.HasSuffix(r.Name, workloads[i].name) {
+			w = &workloads[i]
+		}
+	}
+	if strings.Contains(res.Stderr, "warning:") {
+		t.Errorf("%s warns:\n%s", r.Name, res.Stderr)
+	}
+	var truth struct {
+		CPUSeconds float64            `json:"cpu_seconds"`
+		Shares     map[string]float64 `json:"shares"`
+	}
+	for line := range strings.Lines(res.Stdout) {
+		if strings.HasPrefix(line, `{"cpu_seconds"`) {
+			if err := json.Unmarshal([]byte(line), &truth); err != nil {
+				t.Errorf("%s: %v", r.Name, err)
+			}
+		}
+	}
+	if len(truth.Shares) == 0 {
+		t.Errorf("%s did not print its truth:\n%s", r.Name, res.Stdout)
+		return
+	}
+	var stacks []stack
+	stats := struct {
+		Event   string `json:"event"`
+		Samples uint64 `json:"samples"`
+		Lost    uint64 `json:"lost"`
+	}{Event: "-"}
+	for _, name := range r.Files {
+		text, ok := res.Files[name]
+		if !ok {
+			t.Errorf("%s did not write %s\n%s", r.Name, name, res.Stderr)
+			return
+		}
+		var err error
+		if strings.HasSuffix(name, ".json") {
+			err = json.Unmarshal([]byte(text), &stats)
+		} else {
+			stacks, err = parseFolded(text)
+		}
+		if err != nil {
+			t.Errorf("%s: %s: %v", r.Name, name, err)
+			return
+		}
+	}
+	if stats.Lost != 0 {
+		t.Errorf("%s: lost %d samples", r.Name, stats.Lost)
+	}
+
+	var all, whole, hot, complete int
+	in := map[string]int{}
+	var bad []string
+	note := func(why string, s *stack) {
+		if len(bad) < 12 {
+			bad = append(bad, fmt.Sprintf("  %s: %d x %s", why, s.count, s))
+		}
+	}
+	for i := range stacks {
+		s := &stacks[i]
+		all += s.count
+		if s.marker == "" {
+			whole += s.count
+		} else {
+			note("cut", s)
+		}
+		for fn, want := range w.chains {
+			if !s.runs(fn) {
+				continue
+			}
+			hot += s.count
+			in[fn] += s.count
+			if s.marker == "" && has(s.frames, want) {
+				complete += s.count
+			} else if s.marker == "" {
+				note("not the chain", s)
+			}
+		}
+	}
+	worst := 0.0
+	if hot < samplesMin {
+		t.Errorf("%s: %d samples in %.1f CPU seconds", r.Name, hot, truth.CPUSeconds)
+	} else {
+		for name, fn := range w.shares {
+			got := float64(in[fn]) / float64(hot)
+			worst = max(worst, 100*math.Abs(got-truth.Shares[name]))
+			if worst > sharePoints {
+				t.Errorf("%s: %s has %.1f %% of the samples and %.1f %% of the time", r.Name, fn, 100*got, 100*truth.Shares[name])
+			}
+		}
+	}
+	t.Logf("%-19s %-10s %7d %7.1f %8.1f %8.1f", r.Name, stats.Event, all, worst, percent(complete, hot), percent(whole, all))
+	if float64(complete) < chainMin*float64(hot) || float64(whole) < wholeMin*float64(all) {
+		t.Errorf("%s: %d of %d samples have the whole chain, %d of %d stacks are whole\n%s",
+			r.Name, complete, hot, whole, all, strings.Join(bad, "\n"))
+	}
+}
+
+func percent(part, of int) float64 { return 100 * float64(part) / math.Max(1, float64(of)) }
+
+// stack is a line of a folded file.
+type stack struct {
+	process string
+	marker  string // why it is not whole
+	frames  []string
+	count   int
+}
+
+func (s *stack) String() string {
+	return s.process + ";" + s.marker + ";" + strings.Join(s.frames, ";")
+}
+
+func (s *stack) runs(fn string) bool {
+	for _, f := range s.frames {
+		if f == fn {
+			return true
+		}
+	}
+	return false
+}
+
+func parseFolded(text string) ([]stack, error) {
+	var out []stack
+	for line := range strings.Lines(text) {
+		at := strings.LastIndexByte(line, ' ')
+		if at < 0 {
+			return nil, fmt.Errorf("line without a count: %q", line)
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(line[at+1:]))
+		if err != nil {
+			return nil, fmt.Errorf("line %q: %w", line, err)
+		}
+		frames := strings.Split(line[:at], ";")
+		s := stack{process: frames[0], frames: frames[1:], count: n}
+		if len(s.frames) > 0 && strings.HasPrefix(s.frames[0], "[unwind: ") {
+			s.marker, s.frames = s.frames[0], s.frames[1:]
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// has tells whether frames hold the chain; "*" is any number of frames.
+func has(frames, chain []string) bool {
+	for i := range frames {
+		if begins(frames[i:], chain) {
+			return true
+		}
+	}
+	return false
+}
+
+func begins(frames, chain []string) bool {
+	for i, name := range chain {
+		if name == "*" {
+			return has(frames[min(i, len(frames)):], chain[i+1:])
+		}
+		if i >= len(frames) || frames[i] != name {
+			return false
+		}
+	}
+	return true
+}
+
+// boot runs a machine to its end and gives the results by name, and the last
+// lines of its console.
+func boot(t *testing.T, arch, kernel, initramfs string) (map[string]*guest.Result, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), machineTime)
+	defer cancel()
+	m := machines[arch]
+	args := append([]string{
+		"-accel", "tcg", "-m", "1G", "-smp", "1", "-nic", "none", "-nographic", "-no-reboot",
+		"-kernel", kernel, "-initrd", initramfs,
+	}, m[1:]...)
+	c := exec.CommandContext(ctx, m[0], args...)
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	results := map[string]*guest.Result{}
+	var packed strings.Builder
+	var last []string
+	over := false
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		line := strings.TrimRight(lines.Text(), "\r")
+		switch {
+		case strings.HasPrefix(line, guest.Line):
+			packed.WriteString(line[len(guest.Line):])
+		case line == guest.Over:
+			r, err := unpack(packed.String())
+			if err != nil {
+				t.Errorf("result from %s: %v", kernel, err)
+			} else {
+				results[r.Name] = r
+			}
+			packed.Reset()
+		default:
+			over = over || line == guest.End
+			if last = append(last, line); len(last) > 40 {
+				last = last[1:]
+			}
+		}
+	}
+	err = c.Wait()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("the machine was not through after %s", machineTime)
+	}
+	console := strings.Join(last, "\n")
+	if err != nil || !over {
+		t.Errorf("%s: %v\n%s\nlast lines of the console:\n%s", kernel, err, stderr.Bytes(), console)
+	}
+	return results, console
+}
+
+func unpack(text string) (*guest.Result, error) {
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	z, err := gzip.NewReader(bytes.NewReader(raw))
+	if err != nil {
+		return nil, err
+	}
+	r := &guest.Result{}
+	return r, json.NewDecoder(z).Decode(r)
+}
+
+// buildInitramfs builds everything that the machines of an architecture run.
+func buildInitramfs(t *testing.T, arch string) string {
+	t.Helper()
+	dir := t.TempDir()
+	build := func(name string, args ...string) string {
+		out := filepath.Join(dir, name)
+		args = append(args[:2:2], append([]string{out}, args[2:]...)...)
+		c := exec.Command(args[0], args[1:]...)
+		if args[0] == "go" {
+			// "go build -o": the flag is third.
+			c = exec.Command("go", append([]string{"build", "-trimpath", "-o", out}, args[3:]...)...)
+			c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+		}
+		if text, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", c, err, text)
+		}
+		return out
+	}
+	const module = "github.com/kalypso-dev/kalypso/"
+	files := []file{
+		{name: "init", from: build("init", "go", "build", module+"test/kernels/init")},
+		{name: "bin/kalypso-agent", from: build("kalypso-agent", "go", "build", module+"cmd/agent")},
+		{name: "bin/golang", from: build("golang", "go", "build", module+"test/workloads/golang")},
+	}
+	for _, name := range []string{"chain", "signals", "vdso"} {
+		args := append(compilers[arch][:1:1], "-o")
+		args = append(args, compilers[arch][1:]...)
+		args = append(args, "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-static", "-pthread", "../workloads/"+name+".c")
+		files = append(files, file{name: "bin/" + name, from: build(name, args...)})
+	}
+	list, err := json.Marshal(runs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, file{name: "runs.json", data: list})
+	out := filepath.Join(dir, "initramfs")
+	if err := writeCPIO(out, files); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// file is one of an initramfs: from a path, or data.
+type file struct {
+	name, from string
+	data       []byte
+}
+
+// writeCPIO writes an archive as the kernel unpacks it: format newc, see
+// Documentation/driver-api/early-userspace/buffer-format.rst.
+func writeCPIO(path string, files []file) error {
+	var b bytes.Buffer
+	inode := 0
+	add := func(name string, mode, major, minor int, data []byte) {
+		inode++
+		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
+			inode, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name)+1, 0)
+		b.WriteString(name)
+		b.WriteByte(0)
+		b.Write(make([]byte, -b.Len()&3))
+		b.Write(data)
+		b.Write(make([]byte, -b.Len()&3))
+	}
+	for _, folder := range []string{"bin", "dev"} {
+		add(folder, 0o40755, 0, 0, nil)
+	}
+	add("dev/console", 0o20600, 5, 1, nil) // where the first process's output goes
+	for _, f := range files {
+		data := f.data
+		if f.from != "" {
+			var err error
+			if data, err = os.ReadFile(f.from); err != nil {
+				return err
+			}
+		}
+		add(f.name, 0o100755, 0, 0, data)
+	}
+	add("TRAILER!!!", 0, 0, 0, nil)
+	return os.WriteFile(path, b.Bytes(), 0o600)
+}
