@@ -8,6 +8,7 @@
  */
 #include "include/kalypso/maps.h"
 #include "include/kalypso/task.h"
+#include "unwind/copy.h"
 #include "unwind/native.h"
 #include <bpf/bpf_tracing.h>
 
@@ -89,18 +90,6 @@ static __always_inline int klp_wanted(struct task_struct *task, __u32 pid)
 	return 1;
 }
 
-/*
- * Caps a length right where it is used. The barrier keeps the compiler from
- * moving the comparison away, or dropping it because it knows better than the
- * verifier.
- */
-#define klp_bound(length, limit)                    \
-	do {                                        \
-		asm volatile("" : "+r"(length));    \
-		if (length > (limit))               \
-			length = (limit);           \
-	} while (0)
-
 /* Bytes at which a wake-up of user space pays; below, it polls. */
 #define KLP_WAKE_BYTES (KLP_RING_BYTES / 8)
 
@@ -143,29 +132,6 @@ static __always_inline void klp_emit(struct klp_walk *w, __u32 pid, __u32 tid)
 		if (counted)
 			bpf_map_delete_elem(&counts, &key);
 	}
-}
-
-/* Copies the stack from sp up: as much as is readable, KLP_COPY_BYTES at most. */
-static __always_inline __u32 klp_copy_stack(struct klp_copy *copy, __u64 sp)
-{
-	__u32 have = 0;
-
-	for (int i = 0; i < KLP_COPY_BYTES / KLP_COPY_CHUNK; i++) {
-		have = i * KLP_COPY_CHUNK;
-		if (bpf_probe_read_user(&copy->stack[i * KLP_COPY_CHUNK], KLP_COPY_CHUNK, (void *)(sp + have)))
-			goto pieces;
-	}
-	return KLP_COPY_BYTES;
-pieces:
-	/* The top of a thread's stack is seldom at a multiple of a chunk. */
-	for (int i = 0; i < KLP_COPY_CHUNK / KLP_COPY_PIECE; i++) {
-		if (have > KLP_COPY_BYTES - KLP_COPY_PIECE)
-			break;
-		if (bpf_probe_read_user(&copy->stack[have], KLP_COPY_PIECE, (void *)(sp + have)))
-			break;
-		have += KLP_COPY_PIECE;
-	}
-	return have;
 }
 
 /*

@@ -227,5 +227,10 @@ func (s *Sideband) parse(rec []byte, events []ProcessEvent) []ProcessEvent {
 	default:
 		return events
 	}
+	// A process outside of our PID namespace is PID 0 (-1 once it is dead):
+	// perf_event_pid_type() in kernel/events/core.c.
+	if e.PID == 0 || e.PID == math.MaxUint32 {
+		return events
+	}
 	return append(events, e)
 }

@@ -54,8 +54,8 @@ static __always_inline __u32 klp_now(void);
 static __always_inline long klp_read(void *dst, __u32 bytes, __u64 addr);
 
 /*
- * 64-bit mixing of one word (multiply, rotate). Equal stacks must hash alike
- * in Go too: profiler/sampler/hash.go.
+ * 64-bit mixing of one word (multiply, shift). Equal stacks must hash alike
+ * in Go too: profiler/sampler/record.go.
  */
 static __always_inline __u64 klp_mix(__u64 h, __u64 word)
 {

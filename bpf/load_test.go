@@ -1,0 +1,251 @@
+package bpf_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/bpf"
+	"github.com/kalypso-dev/kalypso/bpf/bpftest"
+)
+
+func load(t testing.TB, cfg bpf.Config) *bpf.Kernel {
+	t.Helper()
+	bpftest.Require(t)
+	k, err := bpf.Load(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return k
+}
+
+// self makes this process the only one that is sampled.
+func self(t testing.TB, cfg bpf.Config) *bpf.Kernel {
+	t.Helper()
+	cfg.OnlyTargets = true
+	k := load(t, cfg)
+	if err := k.AddTarget(uint32(os.Getpid())); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func burn(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+	}
+}
+
+// records reads the ring buffer until nothing comes.
+func records(t testing.TB, k *bpf.Kernel, each func(raw []byte)) {
+	t.Helper()
+	var rec ringbuf.Record
+	for {
+		k.SetDeadline(time.Now().Add(50 * time.Millisecond))
+		err := k.Read(&rec)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		each(rec.RawSample)
+	}
+}
+
+func TestBothWalksLoadAndSample(t *testing.T) {
+	for _, tails := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tail calls %t", tails), func(t *testing.T) {
+			k := self(t, bpf.Config{TailCalls: tails, KernelStacks: true})
+			if want := map[bool]int{false: 1024, true: 264}[tails]; k.MaxFrames != want {
+				t.Errorf("walks go %d frames deep, want %d", k.MaxFrames, want)
+			}
+			if err := k.Attach(999); err != nil {
+				t.Fatal(err)
+			}
+			taken := 0
+			eventually(t, "a sample of this process", func() bool {
+				burn(20 * time.Millisecond)
+				records(t, k, func(raw []byte) {
+					taken++
+					if pid := int(le32(raw[8:])); pid != os.Getpid() {
+						t.Errorf("a record of PID %d, not a target", pid)
+					}
+				})
+				return taken > 0
+			})
+			c, err := k.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Samples == 0 || c.Samples < uint64(taken) {
+				t.Errorf("%d samples counted, %d records read", c.Samples, taken)
+			}
+			if k.MapBytes() == 0 || k.MapBytes() > 20<<20 {
+				t.Errorf("the maps take %d bytes, want 20 MiB at most", k.MapBytes())
+			}
+		})
+	}
+}
+
+func le32(b []byte) uint32 {
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+}
+
+func TestDetachStops(t *testing.T) {
+	k := self(t, bpf.Config{})
+	if err := k.Attach(999); err != nil {
+		t.Fatal(err)
+	}
+	k.Detach()
+	if err := k.SyncCPUs(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := k.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	burn(50 * time.Millisecond)
+	after, err := k.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before != after {
+		t.Errorf("samples were taken after Detach and SyncCPUs: %+v, then %+v", before, after)
+	}
+}
+
+// TestSyncCPUs asks for the events of all CPUs over and over: each CPU has one,
+// or twice the samples come.
+func TestSyncCPUs(t *testing.T) {
+	k := self(t, bpf.Config{})
+	const hz = 499
+	if err := k.Attach(hz); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if err := k.SyncCPUs(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before, err := k.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cpu := cpuTime(t)
+	burn(time.Second)
+	cpu = cpuTime(t) - cpu
+	after, err := k.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := float64(after.Samples-before.Samples), cpu.Seconds()*hz
+	if got < 0.6*want || got > 1.4*want {
+		t.Errorf("%.0f samples in %s of CPU time at %d Hz, want about %.0f", got, cpu, hz, want)
+	}
+}
+
+func cpuTime(t testing.TB) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// TestCountsAreDrainedOnce: what merged in the kernel comes out once.
+func TestCountsAreDrainedOnce(t *testing.T) {
+	k := self(t, bpf.Config{})
+	counts := k.Maps()["counts"]
+	want := map[bpf.Key]uint64{}
+	for i := range 3000 { // more than one batch
+		key := bpf.Key{Hash: uint64(i) * 0x9e3779b97f4a7c15, PID: uint32(i), TID: 7}
+		want[key] = uint64(i + 1)
+		if err := counts.Put(&key, uint64(i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := k.DrainCounts(func(key bpf.Key, n uint64) {
+		if want[key] != n {
+			t.Fatalf("%+v has the count %d, want %d", key, n, want[key])
+		}
+		delete(want, key)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(want) != 0 {
+		t.Errorf("%d counts did not come out", len(want))
+	}
+	if err := k.DrainCounts(func(key bpf.Key, n uint64) { t.Errorf("%+v: %d came out twice", key, n) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTick(t *testing.T) {
+	k := load(t, bpf.Config{})
+	for want := range uint32(3) {
+		if got, err := k.Epoch(); err != nil || got != want {
+			t.Fatalf("after %d ticks the epoch is %d (%v)", want, got, err)
+		}
+		if err := k.Tick(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestLoadWithoutCapabilities drops what loading needs, in one thread.
+func TestLoadWithoutCapabilities(t *testing.T) {
+	bpftest.Require(t)
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			result <- fmt.Errorf("drop capabilities: %w", err)
+			return
+		}
+		k, err := bpf.Load(bpf.Config{})
+		if err == nil {
+			_ = k.Close()
+		}
+		result <- err
+	}()
+	err := <-result
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+		t.Errorf("Load without capabilities gives %v, want one that says so", err)
+	}
+	if err != nil && !strings.HasPrefix(err.Error(), "load BPF programs: ") {
+		t.Errorf("the error does not say what was being done: %v", err)
+	}
+}
+
+func TestLoadErrorKeepsTheEndOfTheVerifiersLog(t *testing.T) {
+	var log []string
+	for i := range 100 {
+		log = append(log, fmt.Sprintf("line %d", i))
+	}
+	err := bpf.LoadError(fmt.Errorf("program x: %w", &ebpf.VerifierError{Cause: unix.EACCES, Log: log}))
+	if !errors.Is(err, unix.EACCES) {
+		t.Errorf("the cause is lost: %v", err)
+	}
+	text := err.Error()
+	if !strings.Contains(text, "line 80\n") || !strings.HasSuffix(text, "line 99") || strings.Contains(text, "line 79\n") {
+		t.Errorf("want the last 20 lines of the log:\n%s", text)
+	}
+}
