@@ -34,30 +34,31 @@ func newExtents(count uint32, grace time.Duration) *extents {
 	return &extents{free: []extent{{0, count}}, grace: grace}
 }
 
-// take gives n entries in a row, or false. It waits out the grace period of
-// freed ones if that is where room is.
+// take gives n entries in a row, or false. It does not wait for freed ones.
 func (x *extents) take(n uint32) (extent, bool) {
 	if n == 0 {
 		return extent{}, true
 	}
 	x.reap(time.Now())
-	for {
-		for i, e := range x.free {
-			if e.count < n {
-				continue
-			}
-			if x.free[i].first, x.free[i].count = e.first+n, e.count-n; e.count == n {
-				x.free = slices.Delete(x.free, i, i+1)
-			}
-			x.used += n
-			return extent{e.first, n}, true
+	for i, e := range x.free {
+		if e.count < n {
+			continue
 		}
-		if len(x.dying) == 0 {
-			return extent{}, false
+		if x.free[i].first, x.free[i].count = e.first+n, e.count-n; e.count == n {
+			x.free = slices.Delete(x.free, i, i+1)
 		}
-		time.Sleep(time.Until(x.dying[len(x.dying)-1].at.Add(x.grace)))
-		x.reap(time.Now())
+		x.used += n
+		return extent{e.first, n}, true
 	}
+	return extent{}, false
+}
+
+// resting is the number of freed entries in their grace period.
+func (x *extents) resting() (n uint32) {
+	for _, e := range x.dying {
+		n += e.count
+	}
+	return n
 }
 
 // give returns entries; they are handed out again after the grace period.

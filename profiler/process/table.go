@@ -83,6 +83,7 @@ type Table struct {
 	rules                 map[cfi.Rule]uint16
 	ruleList              []cfi.Rule
 	built                 []builtPage
+	recent                map[uint32][]uint32 // rows built for this walk, by index of their page
 	scratch               []bpf.ProcessEvent
 	eventsLost            uint64
 	stats                 Stats
@@ -133,6 +134,7 @@ func NewTable(kernel Kernel, events Events, runtimes []lang.Runtime) *Table {
 		// Number 0 is the zero rule, a gap: what a table not written to says.
 		rules:    map[cfi.Rule]uint16{{}: 0},
 		ruleList: []cfi.Rule{{}},
+		recent:   map[uint32][]uint32{},
 	}
 }
 
@@ -417,6 +419,7 @@ func (t *Table) RootPath(pid profiler.PID) string {
 func (t *Table) Walk(dst []uint64, pid profiler.PID, c *unwind.Copy) ([]uint64, profiler.Stop, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	clear(t.recent)
 	err := t.sync()
 	p := t.load(pid)
 	s := &space{t: t, p: p}
@@ -524,19 +527,26 @@ func (t *Table) rule(e *Executable, offset uint64) (cfi.Rule, profiler.Stop) {
 	}
 	index := e.pages.first + number
 	page, err := t.kernel.Page(index)
-	if err == nil && page.Count == 0 {
-		page, err = t.build(e, e.firstPage+number, index)
+	rows, built := t.recent[index]
+	if err == nil && page.Count == 0 && !built {
+		rows, err = t.build(e, e.firstPage+number, index)
+		built = true
 	}
 	if err != nil || page.Count == bpf.PageUnavailable {
 		return cfi.Rule{}, profiler.StopNoTable
 	}
 	low, high := uint32(0), page.Count
+	if built {
+		high = uint32(len(rows))
+	}
 	want := uint32(offset)<<16 | 0xffff
 	var row uint32
 	for low < high {
 		mid := (low + high) / 2
-		r, err := t.kernel.Row(page.First + mid)
-		if err != nil {
+		var r uint32
+		if built {
+			r = rows[mid]
+		} else if r, err = t.kernel.Row(page.First + mid); err != nil {
 			return cfi.Rule{}, profiler.StopNoTable
 		}
 		if r <= want {
@@ -551,44 +561,43 @@ func (t *Table) rule(e *Executable, offset uint64) (cfi.Rule, profiler.Stop) {
 	return t.ruleList[row&0xffff], profiler.StopNone
 }
 
-var errNoRoom = errors.New("the table of unwind rows is full")
-
-// build makes the rows of one page and installs them.
-func (t *Table) build(e *Executable, page, index uint32) (bpf.Page, error) {
+// build makes the rows of one page and installs them if there is room. Where
+// room has to be made first, the walk that asked goes on with the rows that it
+// gets here, and a later one installs them: waiting for entries that were freed
+// would hold up everything else.
+func (t *Table) build(e *Executable, page, index uint32) ([]uint32, error) {
 	start := time.Now()
 	defer func() { t.stats.BuildTime += time.Since(start) }()
-	out := bpf.Page{Count: bpf.PageUnavailable}
 	rows, err := e.rows(page)
-	if err == nil && len(rows) > 1<<16 {
-		err = fmt.Errorf("page %d of %s has %d rows", page, e.path, len(rows))
+	if capacity := t.kernel.Capacity().Rows; err == nil && len(rows) > min(1<<16, int(capacity)) {
+		err = fmt.Errorf("page %d of %s has %d rows, there is room for %d", page, e.path, len(rows), min(1<<16, capacity))
 	}
 	if err != nil {
 		t.stats.PagesRefused++
-		return out, t.kernel.SetPage(index, out)
+		return nil, errors.Join(err, t.kernel.SetPage(index, bpf.Page{Count: bpf.PageUnavailable}))
 	}
 	words := make([]uint32, len(rows))
 	for i, r := range rows {
 		number, err := t.ruleNumber(r.Rule)
 		if err != nil {
-			return out, err
+			return nil, err
 		}
 		words[i] = uint32(r.PC)<<16 | uint32(number)
 	}
-	x, ok := t.rows.take(uint32(len(words)))
-	for !ok && uint32(len(words)) <= t.kernel.Capacity().Rows && t.evict(uint32(len(words))) {
-		x, ok = t.rows.take(uint32(len(words)))
-	}
+	t.recent[index] = words
+	t.stats.PagesBuilt++
+	n := uint32(len(words))
+	x, ok := t.rows.take(n)
 	if !ok {
-		t.stats.PagesRefused++
-		return out, t.kernel.SetPage(index, out)
+		t.evict(n)
+		return words, nil
 	}
 	if err := t.kernel.SetRows(x.first, words); err != nil {
-		return out, err
+		t.rows.give(x)
+		return nil, err
 	}
-	out = bpf.Page{First: x.first, Count: x.count}
 	t.built = append(t.built, builtPage{e, page, x, time.Now()})
-	t.stats.PagesBuilt++
-	return out, t.kernel.SetPage(index, out)
+	return words, t.kernel.SetPage(index, bpf.Page{First: x.first, Count: x.count})
 }
 
 // ruleNumber gives the number of a rule, the same for equal rules.
@@ -610,13 +619,14 @@ func (t *Table) ruleNumber(r cfi.Rule) (uint16, error) {
 const settling = 5 * time.Second
 
 // evict makes room for n rows: pages that no walk used for longest go first,
-// an eighth of the table at a time so that this is rare. False when there is
-// nothing left to take.
-func (t *Table) evict(n uint32) bool {
-	if len(t.built) == 0 {
-		return false
-	}
+// an eighth of the table at a time so that this is rare. What was freed shortly
+// before counts: it will be room soon.
+func (t *Table) evict(n uint32) {
 	want := max(n, t.kernel.Capacity().Rows/8)
+	resting := t.rows.resting()
+	if resting >= 2*want {
+		return // there must be n in a row among so many
+	}
 	used := make(map[*builtPage]uint32, len(t.built))
 	order := make([]*builtPage, len(t.built))
 	for i := range t.built {
@@ -634,7 +644,7 @@ func (t *Table) evict(n uint32) bool {
 	for freed := uint32(0); freed < want && len(order) > 0; order = order[1:] {
 		b := order[0]
 		if err := t.kernel.SetPage(b.exe.pages.first+b.page-b.exe.firstPage, bpf.Page{}); err != nil {
-			return false
+			break
 		}
 		t.rows.give(b.rows)
 		gone[b.rows] = true
@@ -642,5 +652,4 @@ func (t *Table) evict(n uint32) bool {
 		t.stats.PagesEvicted++
 	}
 	t.built = slices.DeleteFunc(t.built, func(b builtPage) bool { return gone[b.rows] })
-	return true
 }
