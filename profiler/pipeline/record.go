@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -93,12 +93,8 @@ func (c *Config) Validate() error {
 		return errors.New("no language runtimes given")
 	}
 	for _, pid := range c.PIDs {
-		if err := unix.Kill(int(pid), 0); errors.Is(err, unix.ESRCH) {
-			return &profiler.Fault{
-				What: fmt.Sprintf("cannot record PID %d", pid),
-				Why:  errors.New("there is no such process"),
-				Fix:  "pgrep -l NAME lists PIDs; -a records every process",
-			}
+		if err := recordable(pid); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -114,10 +110,10 @@ func Record(ctx context.Context, cfg Config) (*profiler.Profile, *Cost, error) {
 	if r.Failed == nil {
 		r.Failed = func(error) {}
 	}
+	defer r.close()
 	if err := r.open(); err != nil {
 		return nil, nil, err
 	}
-	defer r.close()
 	if err := r.sample(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -138,10 +134,16 @@ type recording struct {
 	window   *aggregate.Window
 	sampler  *sampler.Sampler
 	perfMaps *perfMaps
-	names    chan *symbolize.Kernel
+	names    chan kernelNames
 
 	mu   sync.Mutex
 	seen map[profiler.PID]seen
+}
+
+// kernelNames are the names of kernel functions, or why there are none.
+type kernelNames struct {
+	*symbolize.Kernel
+	err error
 }
 
 // seen is what was noted of a process at its first sample: it may be gone later.
@@ -149,17 +151,14 @@ type seen struct{ exe, cgroup string }
 
 func (r *recording) open() error {
 	// Reading kallsyms takes longer than loading the programs: do both at once.
-	r.names = make(chan *symbolize.Kernel, 1)
+	r.names = make(chan kernelNames, 1)
 	go func() {
-		var k *symbolize.Kernel
+		defer close(r.names)
+		var n kernelNames
 		if r.Kernel {
-			var err error
-			if k, err = symbolize.LoadKernel(); err != nil {
-				r.Failed(err)
-				k = nil
-			}
+			n.Kernel, n.err = symbolize.LoadKernel()
 		}
-		r.names <- k
+		r.names <- n
 	}()
 	bc := bpf.Config{
 		KernelStacks: r.Kernel, ByThread: r.ByThread, OnlyTargets: len(r.PIDs) > 0,
@@ -177,7 +176,6 @@ func (r *recording) open() error {
 		return loadFault(err)
 	}
 	if r.sideband, err = bpf.OpenSideband(); err != nil {
-		r.close()
 		return loadFault(err)
 	}
 	r.table = process.NewTable(&r.kernel.Tables, r.sideband, r.Runtimes)
@@ -187,16 +185,12 @@ func (r *recording) open() error {
 		Kernel: r.kernel, Unwinder: r.table, Sink: r.window, Arch: process.HostArch,
 		ByThread: r.ByThread, Failed: r.Failed,
 	})
-	for _, pid := range r.PIDs {
-		if err := r.kernel.AddTarget(uint32(pid)); err != nil {
-			r.close()
-			return err
-		}
-	}
-	return nil
+	return addTargets(r.kernel, r.PIDs)
 }
 
 func (r *recording) close() {
+	for range r.names { // its goroutine ends
+	}
 	if r.perfMaps != nil {
 		r.perfMaps.close()
 	}
@@ -209,22 +203,6 @@ func (r *recording) close() {
 	if r.kernel != nil {
 		_ = r.kernel.Close()
 	}
-}
-
-// loadFault explains why the kernel refused us.
-func loadFault(err error) error {
-	f := &profiler.Fault{What: "cannot start sampling", Why: err, Fix: "kalypso-agent doctor   tells what is missing and how to get it"}
-	switch {
-	case !bpf.BTFAvailable():
-		f.Why = errors.New("this kernel does not describe its types (no /sys/kernel/btf/vmlinux)")
-		f.Fix = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y: every distribution's kernel since about 2021"
-	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		if os.Geteuid() != 0 {
-			f.Why = fmt.Errorf("not running as root: %w", err)
-			f.Fix = "sudo " + strings.Join(os.Args, " ")
-		}
-	}
-	return f
 }
 
 func (r *recording) firstSeen(pid profiler.PID) {
@@ -297,12 +275,7 @@ func (r *recording) wait(ctx context.Context, done chan error) {
 }
 
 func (r *recording) gone() bool {
-	for _, pid := range r.PIDs {
-		if unix.Kill(int(pid), 0) == nil {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(r.PIDs, runs)
 }
 
 // finish names everything and adds it up.
@@ -320,6 +293,11 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 		cost.FirstSample = first.Sub(r.begin)
 	}
 	r.perfMaps.refresh()
+	names := <-r.names
+	if names.err != nil {
+		names.Kernel = nil
+		r.Failed(names.err)
+	}
 	sym := &symbolize.Symbolizer{
 		Executables: func(id uint32) symbolize.Executable {
 			if e := r.table.Executable(id); e != nil {
@@ -328,7 +306,7 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 			return nil
 		},
 		PerfMap: r.perfMaps.instance,
-		Kernel:  <-r.names,
+		Kernel:  names.Kernel,
 	}
 	p := r.profile(sym, counters)
 	cost.AgentCPU, cost.RSSPeak = cpuTime(), rssPeak()
@@ -341,7 +319,7 @@ func (r *recording) profile(sym *symbolize.Symbolizer, counters bpf.Counters) *p
 	q := &p.Quality
 	q.UnnamedByModule = map[string]uint64{}
 	entries, orphans := r.window.Entries()
-	q.Lost = counters.LostRing + orphans
+	q.Lost = counters.LostRing + orphans + r.sampler.Stats().BadRecords
 	processes := map[processKey]*profiler.Process{}
 	for _, e := range entries {
 		key := processKey{e.PID, e.Comm}

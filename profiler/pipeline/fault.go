@@ -1,0 +1,80 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/bpf"
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// loadFault explains why the kernel refused us.
+func loadFault(err error) error {
+	f := &profiler.Fault{What: "cannot start sampling", Why: err, Fix: "kalypso-agent doctor   tells what is missing and how to get it"}
+	switch {
+	case !bpf.BTFAvailable():
+		f.Why = errors.New("this kernel does not describe its types (no /sys/kernel/btf/vmlinux)")
+		f.Fix = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y: every distribution's kernel since about 2021"
+	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
+		missing := missingCapabilities()
+		switch {
+		case os.Geteuid() != 0:
+			f.Why = fmt.Errorf("not running as root: %w", err)
+			if missing != "" {
+				f.Why = fmt.Errorf("not running as root, and without %s: %w", missing, unix.EPERM)
+			}
+			f.Fix = "sudo " + shellWords(os.Args)
+		case missing != "":
+			f.Why = fmt.Errorf("running as root, but without %s: %w", missing, unix.EPERM)
+			f.Fix = "add them to the container's capabilities; kalypso-agent doctor tells what each is for"
+		}
+	}
+	return f
+}
+
+// missingCapabilities names what sampling cannot do without; empty when
+// nothing is missing, or it cannot be told.
+func missingCapabilities() string {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil {
+		return ""
+	}
+	have := uint64(data[1].Effective)<<32 | uint64(data[0].Effective)
+	return capabilities(have)
+}
+
+// capabilities names the needed ones that are not among have. CAP_SYS_ADMIN
+// stands for both: include/linux/capability.h, bpf_capable, perfmon_capable.
+func capabilities(have uint64) string {
+	has := func(c int) bool { return have&(1<<c) != 0 }
+	if has(unix.CAP_SYS_ADMIN) {
+		return ""
+	}
+	var missing []string
+	if !has(unix.CAP_BPF) {
+		missing = append(missing, "CAP_BPF")
+	}
+	if !has(unix.CAP_PERFMON) {
+		missing = append(missing, "CAP_PERFMON")
+	}
+	return strings.Join(missing, " and ")
+}
+
+// shellWords writes arguments so that a shell reads them as they are.
+func shellWords(args []string) string {
+	words := make([]string, len(args))
+	for i, a := range args {
+		plain := a != "" && strings.IndexFunc(a, func(r rune) bool {
+			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_=+:,./@%", r))
+		}) < 0
+		if words[i] = a; !plain {
+			words[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
+}
