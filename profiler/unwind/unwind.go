@@ -51,7 +51,7 @@ type Regs struct {
 }
 
 // Copy is where a walk is to go on: the registers of a frame, and the stack
-// from its SP up.
+// from its SP up, or from a bit below.
 type Copy struct {
 	Arch      Arch
 	Regs      Regs
@@ -59,6 +59,7 @@ type Copy struct {
 	Leaf      bool // LR is that of the frame
 	Registers bool // R is that of the frame
 	Stack     []byte
+	Below     uint32 // how much of Stack lies below SP
 }
 
 // Mapping is where an address of the process lies.
@@ -158,7 +159,7 @@ func (w *walk) stepped() bool {
 
 // read reads 8 bytes of the copied stack.
 func (w *walk) read(addr uint64) (uint64, bool) {
-	base := w.Regs.SP
+	base := w.Regs.SP - uint64(w.Below)
 	if addr < base || addr-base > uint64(len(w.Stack)) || uint64(len(w.Stack))-(addr-base) < 8 {
 		w.stop = profiler.StopBadRead
 		if addr >= base && len(w.Stack) >= copyBytes {

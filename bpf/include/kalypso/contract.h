@@ -159,13 +159,13 @@ struct klp_stack {
 
 /*
  * A walk that user space is to finish: the frames so far, the registers of the
- * next one, and the stack from its sp up.
+ * next one, and the stack from a bit below its sp up.
  */
 struct klp_copy {
 	struct klp_header header;
 	struct klp_regs regs;
 	__u32 bytes; /* of stack */
-	__u32 pad;
+	__u32 below; /* of these, below sp */
 	__u64 frames[KLP_MAX_KERNEL_FRAMES + 1 + KLP_MAX_FRAMES];
 	__u8 stack[KLP_COPY_BYTES];
 };

@@ -22,6 +22,16 @@
 #define KLP_COPY_CHUNK 4096
 #define KLP_COPY_PIECE 256
 
+/*
+ * Of these, below the stack pointer: on arm64 Go keeps the caller's frame
+ * pointer there, at sp - 8 (cmd/internal/obj/arm64/obj7.go).
+ */
+#if defined(__TARGET_ARCH_arm64)
+#define KLP_COPY_BELOW 16
+#else
+#define KLP_COPY_BELOW 0
+#endif
+
 /* Unwind rows are found by 64 KiB pages of the file: the low 16 bits of an
  * address are in the row, so a row takes 4 bytes. */
 #define KLP_PAGE_SHIFT 16
