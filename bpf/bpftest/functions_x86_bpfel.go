@@ -48,7 +48,7 @@ type functionsKlpCopy struct {
 		R  [32]uint64
 	}
 	Bytes  uint32
-	Pad    uint32
+	Below  uint32
 	Frames [1152]uint64
 	Stack  [65536]uint8
 }
