@@ -17,7 +17,8 @@ func TestFunctionStartsAtItsSymbol(t *testing.T) {
 		t.Fatal(err)
 	}
 	checked := 0
-	for addr := f.Section(".text").Addr; checked < 500; addr += 977 {
+	text := f.Section(".text")
+	for addr := text.Addr; addr < text.Addr+text.Size; addr += 977 {
 		s, ok := f.Symbol(addr)
 		if !ok || s.Size == 0 || addr >= s.Value+s.Size {
 			continue
@@ -30,6 +31,9 @@ func TestFunctionStartsAtItsSymbol(t *testing.T) {
 		if start > addr || start > s.Value && start-s.Value > s.Size {
 			t.Errorf("Function(%#x) = %#x, symbol %s at %#x", addr, start, s.Name, s.Value)
 		}
+	}
+	if checked < 300 {
+		t.Errorf("found the function of only %d addresses", checked)
 	}
 	if _, ok := x.Function(0); ok {
 		t.Error("Function(0) found something")
