@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -12,6 +14,24 @@ import (
 
 	"github.com/kalypso-dev/kalypso/profiler"
 )
+
+// Exit codes for a command that cannot run, as shells have them.
+const (
+	exitNotRunnable = 126
+	exitNotFound    = 127
+)
+
+// commandError says why a command cannot run, with the exit code for that.
+type commandError struct {
+	code int
+	err  error
+}
+
+// Error is the reason.
+func (e commandError) Error() string { return e.err.Error() }
+
+// Unwrap gives the reason, so that a profiler.Fault inside is printed whole.
+func (e commandError) Unwrap() error { return e.err }
 
 // command is a program to be recorded. It is started at once but runs only
 // when released: by then it is a target of the kernel side, which sees it from
@@ -31,10 +51,11 @@ const holdVerb = "hold-then-exec"
 func startCommand(argv []string) (*command, error) {
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
-		return nil, &profiler.Fault{
-			What: fmt.Sprintf("cannot run %q", argv[0]), Why: errors.Unwrap(err),
-			Fix: "give the path of a program, or its name as your shell finds it; aliases and functions need  -- bash -c '…'",
+		code, fix := exitNotFound, "give the path of a program, or its name as your shell finds it; aliases and functions need  -- bash -c '…'"
+		if errors.Is(err, fs.ErrPermission) {
+			code, fix = exitNotRunnable, "chmod +x "+argv[0]+"     or name the program that runs it:  -- sh "+argv[0]
 		}
+		return nil, commandError{code, &profiler.Fault{What: fmt.Sprintf("cannot run %q", argv[0]), Why: withoutPath(errors.Unwrap(err)), Fix: fix}}
 	}
 	gate, release, err := os.Pipe()
 	if err != nil {
@@ -70,16 +91,21 @@ func (c *command) abandon() {
 	<-c.done
 }
 
-// stop waits a moment for the command to end by itself (Ctrl-C reaches it too),
-// then asks it to.
-func (c *command) stop() {
+// wait waits for the command's end and gives its exit code. Once ctx ends it
+// waits a moment for the command to end by itself (Ctrl-C reaches it too), then
+// asks it to.
+func (c *command) wait(ctx context.Context) int {
 	select {
 	case <-c.done:
-		return
-	case <-time.After(2 * time.Second):
+		return c.code()
+	case <-ctx.Done():
 	}
-	_ = c.cmd.Process.Signal(syscall.SIGTERM)
-	<-c.done
+	select {
+	case <-c.done:
+	case <-time.After(2 * time.Second):
+		_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	}
+	return c.code()
 }
 
 // code is the command's exit code, as a shell gives it.
@@ -111,7 +137,11 @@ func newHoldCommand() *cobra.Command {
 			}
 			_ = gate.Close()
 			err := syscall.Exec(args[0], args[1:], os.Environ())
-			return &profiler.Fault{What: fmt.Sprintf("cannot run %q", args[1]), Why: err}
+			fix := "give a program for this machine, of which you may run the file and its interpreter"
+			if errors.Is(err, syscall.ENOEXEC) {
+				fix = "a script needs a first line such as #!/bin/sh, or the program that runs it:  -- sh " + args[1]
+			}
+			return commandError{exitNotRunnable, &profiler.Fault{What: fmt.Sprintf("cannot run %q", args[1]), Why: err, Fix: fix}}
 		},
 	}
 }

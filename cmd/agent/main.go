@@ -75,6 +75,7 @@ func report(ctx context.Context, err error, stderr io.Writer) int {
 	var (
 		exit  exitError
 		wrong usageError
+		cmd   commandError
 	)
 	switch {
 	case err == nil:
@@ -88,8 +89,11 @@ func report(ctx context.Context, err error, stderr io.Writer) int {
 		return exitInterrupted
 	}
 	printError(stderr, err)
-	if errors.As(err, &wrong) {
+	switch {
+	case errors.As(err, &wrong):
 		return exitUsage
+	case errors.As(err, &cmd):
+		return cmd.code
 	}
 	return exitFailed
 }

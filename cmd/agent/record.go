@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -110,6 +111,11 @@ func (f *recordFlags) check(cmd *cobra.Command, args []string) error {
 	if cmd.ArgsLenAtDash() == 0 && len(args) == 0 {
 		return usage(helpOf(cmd), "no command follows the two dashes")
 	}
+	for _, pid := range f.pids {
+		if pid > math.MaxInt32 {
+			return usage("pgrep -l NAME lists PIDs; -a records every process", "there can be no PID %d", pid)
+		}
+	}
 	if err := oneOf(cmd, "by", f.by, "process", "thread", "cgroup"); err != nil {
 		return err
 	}
@@ -147,7 +153,7 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 		Runtimes: runtimes(), OpenPerfMap: openPerfMap, Frequency: f.frequency, Duration: f.duration, Comm: f.comm, Cgroup: f.cgroup,
 		ByThread: f.by == "thread", ByCgroup: f.by == "cgroup", Kernel: f.kernel, UntilGone: len(f.pids) > 0,
 	}
-	for _, pid := range f.pids {
+	for _, pid := range f.pids { // checked to fit
 		cfg.PIDs = append(cfg.PIDs, profiler.PID(pid))
 	}
 	var run *command
@@ -179,44 +185,48 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 	if run != nil || f.output == "-" {
 		text = cmd.ErrOrStderr()
 	}
-	if err := f.write(p, cost, out, stats, text); err != nil {
-		return err
-	}
-	if f.web {
-		if err := serve(cmd.Context(), text, p); err != nil {
-			return err
-		}
+	err = f.write(p, cost, out, stats, text)
+	if err == nil && f.web {
+		err = serve(cmd.Context(), text, p)
 	}
 	if run != nil {
-		if cmd.Context().Err() != nil {
-			run.stop()
-		}
-		if code := run.code(); code != 0 {
+		if code := run.wait(cmd.Context()); code != 0 && err == nil {
 			return exitError{code}
+		}
+	}
+	return err
+}
+
+// write writes the files, then the words.
+func (f *recordFlags) write(p *profiler.Profile, cost *pipeline.Cost, out *output, stats *outputFile, text io.Writer) error {
+	// The reader of our output may go away, and we with it: files come first.
+	if err := stats.write(func(w io.Writer) error { return writeStats(w, p, cost) }); err != nil {
+		return err
+	}
+	if err := out.write(p); err != nil {
+		return err
+	}
+	if f.output == "-" {
+		return nil
+	}
+	if err := format.WriteTable(text, p, format.Table{Width: width(text)}); err != nil {
+		return printFault(err)
+	}
+	if f.output != "" {
+		if _, err := fmt.Fprintf(text, "\nwrote %s\n", f.output); err != nil {
+			return printFault(err)
 		}
 	}
 	return nil
 }
 
-// write writes the files, then the words.
-func (f *recordFlags) write(p *profiler.Profile, cost *pipeline.Cost, out *output, stats *outputFile, text io.Writer) error {
-	if err := out.write(p); err != nil {
+// printFault explains an error of writing to standard output or error.
+func printFault(err error) error {
+	var path *fs.PathError
+	if !errors.As(err, &path) {
 		return err
 	}
-	if err := stats.write(func(w io.Writer) error { return writeStats(w, p, cost) }); err != nil {
-		return err
-	}
-	if f.output != "-" {
-		if err := format.WriteTable(text, p, format.Table{Width: width(text)}); err != nil {
-			return err
-		}
-	}
-	if f.output != "" && f.output != "-" {
-		if _, err := fmt.Fprintf(text, "\nwrote %s\n", f.output); err != nil {
-			return err
-		}
-	}
-	return nil
+	return &profiler.Fault{What: "cannot write to " + path.Path, Why: path.Err, Fix: "redirect it to a place with room, or write a file with -o"}
 }
 
 // width is how many columns w has; 0 where it is no terminal.
@@ -256,72 +266,13 @@ func (o *output) discard() { o.file.discard() }
 func (o *output) write(p *profiler.Profile) error {
 	if o.stdout {
 		w := bufio.NewWriter(os.Stdout)
-		return errors.Join(o.format.Write(w, p), w.Flush())
+		err := o.format.Write(w, p)
+		if err == nil {
+			err = w.Flush()
+		}
+		return printFault(err)
 	}
 	return o.file.write(func(w io.Writer) error { return o.format.Write(w, p) })
-}
-
-// outputFile is a file that appears whole or not at all. It is made before the
-// recording, so that a place that cannot be written to is known at once.
-type outputFile struct {
-	path string
-	temp *os.File
-}
-
-func newOutputFile(path string) (*outputFile, error) {
-	if path == "" {
-		return &outputFile{}, nil
-	}
-	fault := func(err error) error {
-		return &profiler.Fault{What: "cannot write " + path, Why: err, Fix: "give a file in a folder that exists and that you may write to"}
-	}
-	st, err := os.Stat(path)
-	switch {
-	case err == nil && st.IsDir():
-		return nil, fault(errors.New("it is a folder"))
-	case err == nil && !st.Mode().IsRegular(): // a pipe, /dev/null
-		file, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return nil, fault(errors.Unwrap(err))
-		}
-		return &outputFile{temp: file}, nil
-	}
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return nil, fault(errors.Unwrap(err))
-	}
-	return &outputFile{path: path, temp: temp}, nil
-}
-
-func (o *outputFile) write(fn func(io.Writer) error) error {
-	if o.temp == nil {
-		return nil
-	}
-	w := bufio.NewWriterSize(o.temp, 1<<16)
-	err := errors.Join(fn(w), w.Flush())
-	if err == nil && o.path != "" {
-		err = o.temp.Chmod(0o644)
-	}
-	err = errors.Join(err, o.temp.Close())
-	if err == nil && o.path != "" {
-		err = os.Rename(o.temp.Name(), o.path)
-	}
-	if err != nil {
-		return &profiler.Fault{What: "cannot write " + o.temp.Name(), Why: err, Fix: "free some space, or write elsewhere with -o"}
-	}
-	o.temp = nil
-	return nil
-}
-
-// discard takes away what was not written to the end.
-func (o *outputFile) discard() {
-	if o == nil || o.temp == nil {
-		return
-	}
-	_ = o.temp.Close()
-	if o.path != "" {
-		_ = os.Remove(o.temp.Name())
-	}
 }
 
 // recordStats is what --stats writes. Fields are added, not changed.

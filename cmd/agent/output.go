@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// outputFile is a file that appears whole or not at all. It is made before the
+// recording, so that a place that cannot be written to is known at once, and
+// without a name where the file system can: whatever ends the agent, nothing
+// is left behind.
+type outputFile struct {
+	name  string // as given
+	path  string // what it becomes; empty for a pipe or a device
+	temp  *os.File
+	named string // where temp is until then; empty: nowhere
+}
+
+func newOutputFile(name string) (*outputFile, error) {
+	if name == "" {
+		return &outputFile{}, nil
+	}
+	fault := func(err error) error {
+		return &profiler.Fault{What: "cannot write " + name, Why: withoutPath(err), Fix: "give a file in a folder that exists and that you may write to"}
+	}
+	o := &outputFile{name: name, path: name}
+	st, err := os.Stat(name)
+	switch {
+	case err == nil && st.IsDir():
+		return nil, fault(errors.New("it is a folder"))
+	case err == nil && !st.Mode().IsRegular(): // a pipe, /dev/null
+		o.path = ""
+		if o.temp, err = os.OpenFile(name, os.O_WRONLY, 0); err != nil {
+			return nil, fault(err)
+		}
+		return o, nil
+	case err == nil: // what a link leads to is replaced, not the link
+		if o.path, err = filepath.EvalSymlinks(name); err != nil {
+			return nil, fault(err)
+		}
+	}
+	dir := filepath.Dir(o.path)
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+	switch {
+	case err == nil:
+		o.temp = os.NewFile(uintptr(fd), name)
+		return o, nil
+	// Not every file system has files without names: open(2).
+	case !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EINVAL):
+		return nil, fault(err)
+	}
+	if o.temp, err = os.CreateTemp(dir, ".kalypso-*"); err != nil {
+		return nil, fault(err)
+	}
+	o.named = o.temp.Name()
+	if err := o.temp.Chmod(0o644); err != nil {
+		o.discard()
+		return nil, fault(err)
+	}
+	return o, nil
+}
+
+// withoutPath is the error without the path that it is about.
+func withoutPath(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+// write writes the file with fn and gives it its name.
+func (o *outputFile) write(fn func(io.Writer) error) error {
+	if o.temp == nil {
+		return nil
+	}
+	defer o.discard()
+	w := bufio.NewWriterSize(o.temp, 1<<16)
+	err := fn(w)
+	if err == nil {
+		err = w.Flush()
+	}
+	if err == nil && o.path != "" {
+		err = o.publish()
+	}
+	if err == nil {
+		err = o.temp.Close()
+	}
+	if err != nil {
+		return &profiler.Fault{What: "cannot write " + o.name, Why: withoutPath(err), Fix: "free some space there, or write elsewhere"}
+	}
+	o.temp, o.named = nil, ""
+	return nil
+}
+
+// publish gives the written file its name, in place of a file that has it.
+func (o *outputFile) publish() error {
+	if o.named == "" {
+		// A link cannot replace a file, a rename can.
+		named := filepath.Join(filepath.Dir(o.path), fmt.Sprintf(".kalypso-%d-%d", os.Getpid(), o.temp.Fd()))
+		if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", o.temp.Fd()), unix.AT_FDCWD, named, unix.AT_SYMLINK_FOLLOW); err != nil {
+			return err
+		}
+		o.named = named
+	}
+	if err := unix.Rename(o.named, o.path); err != nil {
+		return err
+	}
+	o.named = ""
+	return nil
+}
+
+// discard takes away what was not written to the end.
+func (o *outputFile) discard() {
+	if o == nil || o.temp == nil {
+		return
+	}
+	_ = o.temp.Close()
+	if o.named != "" {
+		_ = os.Remove(o.named)
+	}
+	o.temp = nil
+}
