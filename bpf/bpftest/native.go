@@ -68,7 +68,8 @@ func StartNative(t testing.TB, arch unwind.Arch) *Native {
 	return n
 }
 
-// Walk walks stacks by tables, each where its registers say that it is.
+// Walk walks stacks by tables, each where its registers say that it is. Walks
+// that share a stack also share its address.
 func (n *Native) Walk(t testing.TB, tables *Tables, inputs []Input) []Outcome {
 	t.Helper()
 	sent := make(chan error, 1)
@@ -115,7 +116,7 @@ func (n *Native) send(tables *Tables, inputs []Input) error {
 		// Several walks over one stack travel with it once.
 		if len(in.Stack) == 0 || &in.Stack[0] != stack {
 			b = append(b, 'S')
-			b = binary.LittleEndian.AppendUint64(b, in.Regs.SP)
+			b = binary.LittleEndian.AppendUint64(b, in.Regs.SP-uint64(in.Below))
 			b = binary.LittleEndian.AppendUint64(b, uint64(len(in.Stack)))
 			b = append(b, in.Stack...)
 			stack = nil

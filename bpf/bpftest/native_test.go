@@ -178,7 +178,8 @@ func (h *hostile) inputs(arch unwind.Arch, n int) []bpftest.Input {
 		in := &inputs[i]
 		in.Arch, in.Stack = arch, h.stack
 		in.Exact, in.Leaf, in.Registers = h.IntN(2) == 0, h.IntN(2) == 0, h.IntN(2) == 0
-		in.Regs.PC, in.Regs.SP = h.code(), h.stackAt
+		in.Below = uint32(8 * h.IntN(3))
+		in.Regs.PC, in.Regs.SP = h.code(), h.stackAt+uint64(in.Below)
 		if h.oneIn(20) {
 			in.Regs.PC = h.word(h.stackAt)
 		}
