@@ -65,6 +65,13 @@ test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
 	@scripts/setup test
 	KALYPSO_UNWIND_ALL=1 $(GOTEST) -timeout 60m -v -run 'Readelf' ./profiler/cfi/...
 
+# Needs no root and no eBPF of this machine's: emulators run the kernels.
+.PHONY: test-kernels
+test-kernels: ## Linux 6.1 and 6.12 on amd64 and arm64, emulated
+	@scripts/setup test-kernels
+	@scripts/kernels bin/kernels
+	KALYPSO_KERNELS=$(CURDIR)/bin/kernels $(GO) test -count=1 -timeout 30m -v ./test/kernels/
+
 # Seeds run with every "make test"; this looks for new inputs.
 FUZZTIME ?= 30s
 .PHONY: fuzz
