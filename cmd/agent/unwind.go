@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,7 +31,9 @@ func newUnwindCommand() *cobra.Command {
 		Short: "print the unwind rows of an ELF file; for debugging stacks",
 		Long: `Print the rows that the unwinder uses for an ELF file: from which address on a
 rule holds, how it finds the CFA (the caller's stack pointer), the caller's
-frame pointer and the return address. c-16 means "saved at CFA-16".
+frame pointer and the return address. c-16 means "saved at CFA-16". Rows that
+end with "code" were derived from the instructions: there is no call frame
+information for them.
 Addresses are those of the file, not of a process that has it mapped.`,
 		Example: `  kalypso-agent unwind /usr/bin/bash | less            all rows
   kalypso-agent unwind /usr/bin/bash --pc 0x31337      the rule at one address (exit code 3: there is none)
@@ -53,20 +56,21 @@ Addresses are those of the file, not of a process that has it mapped.`,
 					return usage(fmt.Sprintf("%s %s --pc 0x401000", cmd.CommandPath(), args[0]), "--pc cannot be %q: it is an address", pc)
 				}
 			}
-			f, x, opened, err := openUnwind(args[0])
+			x, err := openUnwind(args[0])
 			if err != nil {
 				return err
 			}
+			f := x.file
 			defer func() { _ = f.Close() }() // only read from
 			out := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
 			known := true
 			switch {
 			case byPC:
-				known, err = printUnwindAt(out, f, x, addr)
+				known, err = printUnwindAt(out, x, addr)
 			case stats:
-				err = printUnwindStats(out, f, x, opened)
+				err = printUnwindStats(out, x)
 			default:
-				err = printUnwindRows(out, f, x)
+				err = printUnwindRows(out, x)
 			}
 			if err == nil {
 				err = out.Flush()
@@ -90,8 +94,17 @@ Addresses are those of the file, not of a process that has it mapped.`,
 	return cmd
 }
 
+// unwindFile is a file with the index that the agent uses, and the one that
+// knows only its entries.
+type unwindFile struct {
+	file    *elffile.File
+	index   *cfi.Index
+	entries *cfi.Index // nil: the file has none
+	opened  time.Duration
+}
+
 // openUnwind opens the file and its index, and says how long the latter took.
-func openUnwind(path string) (*elffile.File, *cfi.Index, time.Duration, error) {
+func openUnwind(path string) (*unwindFile, error) {
 	f, err := elffile.Open(path)
 	if err != nil {
 		fault := &profiler.Fault{What: "cannot read " + path + " as an ELF file", Why: err,
@@ -102,32 +115,85 @@ func openUnwind(path string) (*elffile.File, *cfi.Index, time.Duration, error) {
 		case errors.Is(err, fs.ErrPermission):
 			fault.Fix = "run it as root, or as a user who may read the file"
 		}
-		return nil, nil, 0, fault
+		return nil, fault
 	}
+	x := &unwindFile{file: f}
 	start := time.Now()
-	x, err := cfi.Open(f)
-	took := time.Since(start)
+	x.index, err = cfi.Options{Code: true}.Open(f)
+	x.opened = time.Since(start)
 	if err == nil {
-		return f, x, took, nil
+		x.entries, err = cfi.Open(f)
+		if err == nil || !isGo(f) {
+			return x, nil
+		}
 	}
 	_ = f.Close() // only read from
 	fault := &profiler.Fault{What: "there are no unwind rows for " + path, Why: err}
 	switch {
 	case errors.Is(err, cfi.ErrMachine):
 		fault.Fix = "give a 64-bit little-endian file for x86-64 or aarch64"
-	case errors.Is(err, cfi.ErrNoCFI) && (f.Section(".gopclntab") != nil || f.Section(".data.rel.ro.gopclntab") != nil):
+	case isGo(f):
 		fault.Fix = "nothing to mend: Go code is unwound by frame pointers and its own tables"
 	case errors.Is(err, cfi.ErrNoCFI):
-		fault.Fix = "compile with -fasynchronous-unwind-tables, or with -fno-omit-frame-pointer: then frame pointers are used"
+		fault.Fix = "the file has no code: give an executable or a shared library"
 	}
-	return nil, nil, 0, fault
+	return nil, fault
+}
+
+func isGo(f *elffile.File) bool {
+	return f.Section(".gopclntab") != nil || f.Section(".data.rel.ro.gopclntab") != nil
+}
+
+// unwindRow is a row with where it ends and where it comes from.
+type unwindRow struct {
+	cfi.Row
+	end     uint64
+	derived bool // from code
+}
+
+// rows gives the rows of [low, high).
+func (x *unwindFile) rows(low, high uint64) ([]unwindRow, error) {
+	rows, err := x.index.Rows(nil, low, high)
+	if err != nil {
+		return nil, err
+	}
+	entries := []cfi.Row{{PC: low}}
+	if x.entries != nil {
+		if entries, err = x.entries.Rows(nil, low, high); err != nil {
+			return nil, err
+		}
+	}
+	var out []unwindRow
+	for i, n := 0, 0; i < len(rows); i++ {
+		end := high
+		if i+1 < len(rows) {
+			end = rows[i+1].PC
+		}
+		// A row that serves both kinds of code is split where they meet.
+		for pc := rows[i].PC; pc < end; {
+			for n+1 < len(entries) && entries[n+1].PC <= pc {
+				n++
+			}
+			derived := entries[n].Rule.CFA == cfi.CFANone && rows[i].Rule.CFA != cfi.CFANone
+			next := end
+			if n+1 < len(entries) {
+				next = min(next, entries[n+1].PC)
+			}
+			if k := len(out) - 1; k >= 0 && out[k].derived == derived && out[k].Rule == rows[i].Rule {
+				out[k].end = next
+			} else {
+				out = append(out, unwindRow{cfi.Row{PC: pc, Rule: rows[i].Rule}, next, derived})
+			}
+			pc = next
+		}
+	}
+	return out, nil
 }
 
 // eachUnwindPage calls do with the rows of each page of code, in the order of
-// the file's segments. The rows are valid during the call.
-func eachUnwindPage(f *elffile.File, x *cfi.Index, do func(rows []cfi.Row, high uint64) error) error {
-	var rows []cfi.Row
-	for _, p := range f.Segments() {
+// the file's segments.
+func eachUnwindPage(x *unwindFile, do func(rows []unwindRow) error) error {
+	for _, p := range x.file.Segments() {
 		end := p.Vaddr + p.Filesz
 		if p.Flags&elf.PF_X == 0 || end < p.Vaddr {
 			continue
@@ -137,11 +203,11 @@ func eachUnwindPage(f *elffile.File, x *cfi.Index, do func(rows []cfi.Row, high 
 			if high <= low { // the last page of the address space
 				high = end
 			}
-			var err error
-			if rows, err = x.Rows(rows[:0], low, high); err != nil {
+			rows, err := x.rows(low, high)
+			if err != nil {
 				return err
 			}
-			if err := do(rows, high); err != nil {
+			if err := do(rows); err != nil {
 				return err
 			}
 			low = high
@@ -150,20 +216,20 @@ func eachUnwindPage(f *elffile.File, x *cfi.Index, do func(rows []cfi.Row, high 
 	return nil
 }
 
-func printUnwindRows(w io.Writer, f *elffile.File, x *cfi.Index) error {
+func printUnwindRows(w io.Writer, x *unwindFile) error {
 	if _, err := fmt.Fprintf(w, "%-18s %-24s %-12s %s\n", "address", "cfa", "fp", "ra"); err != nil {
 		return err
 	}
-	var last cfi.Rule
+	var last unwindRow
 	first := true
-	return eachUnwindPage(f, x, func(rows []cfi.Row, _ uint64) error {
+	return eachUnwindPage(x, func(rows []unwindRow) error {
 		for _, r := range rows {
 			// A page starts with a row of its own; people need not see it.
-			if !first && r.Rule == last {
+			if !first && r.Rule == last.Rule && r.derived == last.derived {
 				continue
 			}
-			first, last = false, r.Rule
-			if err := printUnwindRow(w, f.Machine(), r); err != nil {
+			first, last = false, r
+			if err := printUnwindRow(w, x.file.Machine(), r); err != nil {
 				return err
 			}
 		}
@@ -171,51 +237,50 @@ func printUnwindRows(w io.Writer, f *elffile.File, x *cfi.Index) error {
 	})
 }
 
-func printUnwindRow(w io.Writer, m elf.Machine, r cfi.Row) error {
+func printUnwindRow(w io.Writer, m elf.Machine, r unwindRow) error {
 	cfa, fp, ra := r.Rule.Text(m)
-	var err error
-	if fp == "" {
-		_, err = fmt.Fprintf(w, "0x%016x %s\n", r.PC, cfa)
-	} else {
-		_, err = fmt.Fprintf(w, "0x%016x %-24s %-12s %s\n", r.PC, cfa, fp, ra)
+	line := fmt.Sprintf("0x%016x %-24s %-12s %-12s", r.PC, cfa, fp, ra)
+	if r.derived {
+		line += " code"
 	}
+	_, err := fmt.Fprintln(w, strings.TrimRight(line, " "))
 	return err
 }
 
 // printUnwindAt prints the rule at addr and tells whether there is one.
-func printUnwindAt(w io.Writer, f *elffile.File, x *cfi.Index, addr uint64) (bool, error) {
-	rows, err := x.Rows(nil, addr, addr+1)
+func printUnwindAt(w io.Writer, x *unwindFile, addr uint64) (bool, error) {
+	rows, err := x.rows(addr, addr+1)
 	if err != nil {
 		return false, err
 	}
-	row := cfi.Row{PC: addr}
+	row := unwindRow{Row: cfi.Row{PC: addr}}
 	if len(rows) > 0 {
 		row = rows[0]
 	}
-	return row.Rule.CFA != cfi.CFANone, printUnwindRow(w, f.Machine(), row)
+	return row.Rule.CFA != cfi.CFANone, printUnwindRow(w, x.file.Machine(), row)
 }
 
-func printUnwindStats(w io.Writer, f *elffile.File, x *cfi.Index, opened time.Duration) error {
-	var rows, unsupported int
-	var covered, code uint64
+func printUnwindStats(w io.Writer, x *unwindFile) error {
+	var rows, derived, unsupported int
+	var covered, fromCode, code uint64
 	rules := map[cfi.Rule]struct{}{}
-	text := executableSections(f)
+	text := executableSections(x.file)
 	start := time.Now()
-	err := eachUnwindPage(f, x, func(page []cfi.Row, high uint64) error {
+	err := eachUnwindPage(x, func(page []unwindRow) error {
 		rows += len(page)
-		for i, r := range page {
-			end := high
-			if i+1 < len(page) {
-				end = page[i+1].PC
-			}
+		for _, r := range page {
 			rules[r.Rule] = struct{}{}
 			if r.Rule.CFA == cfi.CFAUnsupported {
 				unsupported++
 			}
-			n := overlap(text, r.PC, end)
+			n := overlap(text, r.PC, r.end)
 			code += n
 			if r.Rule.CFA != cfi.CFANone {
 				covered += n
+			}
+			if r.derived {
+				derived++
+				fromCode += n
 			}
 		}
 		return nil
@@ -224,12 +289,10 @@ func printUnwindStats(w io.Writer, f *elffile.File, x *cfi.Index, opened time.Du
 		return err
 	}
 	took := time.Since(start)
-	share := 0.0
-	if code > 0 {
-		share = 100 * float64(covered) / float64(code)
-	}
+	share := func(n uint64) float64 { return 100 * float64(n) / float64(max(code, 1)) }
 	_, err = fmt.Fprintf(w, `fdes             %d
 rows             %d
+rows from code   %d
 distinct rules   %d
 unsupported rows %d
 row bytes        %d (4 a row)
@@ -238,7 +301,8 @@ open time        %v
 build time       %v
 code bytes       %d
 code covered     %.1f %%
-`, x.FDEs(), rows, len(rules), unsupported, 4*rows, x.Bytes(), opened.Round(time.Microsecond), took.Round(time.Microsecond), code, share)
+derived          %.1f %% (rows from code)
+`, x.index.FDEs(), rows, derived, len(rules), unsupported, 4*rows, x.index.Bytes(), x.opened.Round(time.Microsecond), took.Round(time.Microsecond), code, share(covered), share(fromCode))
 	return err
 }
 

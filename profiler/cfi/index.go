@@ -31,18 +31,19 @@ type arch struct {
 	ucontext     int32  // offset of struct ucontext from sp there
 	savedSP      int64  // offset of the saved sp in struct ucontext
 	nop          int    // length of the nop before the stub
+	scratch      [2]uint8
 }
 
 var (
 	// mov $15,%rax; syscall. The kernel's struct rt_sigframe (arch/x86/
 	// include/asm/sigframe.h) is pretcode, uc, info: the handler's ret popped
 	// pretcode, so sp is at uc. uc_mcontext.gregs[REG_RSP] is at 160.
-	x8664 = arch{sp: 7, fp: 6, registers: 16, savedSP: 160, nop: 1,
+	x8664 = arch{sp: 7, fp: 6, registers: 16, savedSP: 160, nop: 1, scratch: [2]uint8{x86R10, x86R11},
 		sigreturn: []byte{0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05}}
 	// mov x8,#139; svc #0. struct rt_sigframe (arch/arm64/kernel/signal.c) is
 	// struct siginfo info (128 bytes), struct ucontext uc. uc_mcontext is at
 	// 176 of it, and sp at 8+31*8 of that.
-	aarch64 = arch{sp: 31, fp: 29, registers: 32, linkRegister: true, ucontext: 128, savedSP: 432, nop: 4,
+	aarch64 = arch{sp: 31, fp: 29, registers: 32, linkRegister: true, ucontext: 128, savedSP: 432, nop: 4, scratch: [2]uint8{armX12, armX9},
 		sigreturn: []byte{0x68, 0x11, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4}}
 )
 
@@ -75,6 +76,9 @@ type Index struct {
 	plt    []pltRange
 	entry  uint64
 
+	fromCode     bool
+	instructions []span // sorted
+
 	readers sync.Pool
 
 	mu   sync.Mutex
@@ -87,16 +91,29 @@ type pltRange struct {
 	rule Rule
 }
 
+// Options say what rows are made of. The zero value is that of Open.
+type Options struct {
+	// Debug is a separate debug file whose .debug_frame is used too. It must
+	// stay open as long as the Index is used.
+	Debug *elffile.File
+	// Code makes rows from machine code where no entry covers it (code.go). A
+	// file without any entries can then be opened too.
+	Code bool
+}
+
 // Open indexes f: .eh_frame through the search table of .eh_frame_hdr (found by
 // program header, so stripped section headers don't matter), else by a scan,
 // and .debug_frame for code that .eh_frame does not cover. Files of Go without
 // cgo have .debug_frame only, which is left alone: lang/golang unwinds those.
-func Open(f *elffile.File) (*Index, error) { return OpenWithDebug(f, nil) }
+func Open(f *elffile.File) (*Index, error) { return Options{}.Open(f) }
 
 // OpenWithDebug is Open with a separate debug file whose .debug_frame is used
 // too. debug may be nil; it must stay open as long as the Index is used.
-func OpenWithDebug(f, debug *elffile.File) (*Index, error) {
-	ef := f.ELF
+func OpenWithDebug(f, debug *elffile.File) (*Index, error) { return Options{Debug: debug}.Open(f) }
+
+// Open is the function Open with these options.
+func (o Options) Open(f *elffile.File) (*Index, error) {
+	ef, debug := f.ELF, o.Debug
 	x := &Index{file: f, entry: f.Entry(), cies: map[cieKey]*cie{}}
 	x.readers.New = func() any { return &reader{} }
 	switch {
@@ -128,7 +145,10 @@ func OpenWithDebug(f, debug *elffile.File) (*Index, error) {
 			x.tables = append(x.tables, t)
 		}
 	}
-	if len(x.tables) == 0 {
+	if x.fromCode = o.Code; x.fromCode {
+		x.findInstructions()
+	}
+	if len(x.tables) == 0 && len(x.instructions) == 0 {
 		return nil, fmt.Errorf("index unwind information of %s: %w", f.Path(), ErrNoCFI)
 	}
 	return x, nil
@@ -269,6 +289,7 @@ func (x *Index) Bytes() int {
 	for _, t := range x.tables {
 		n += t.bytes()
 	}
+	n += 16 * len(x.instructions)
 	return n + fixed
 }
 
@@ -298,6 +319,9 @@ func (x *Index) Rows(dst []Row, low, high uint64) ([]Row, error) {
 	}
 	if k := x.known(rd, low, high); len(k) > 0 {
 		w.fill(func(w *writer, low, high uint64) { x.stub(rd, w, k, low, high) })
+	}
+	if x.fromCode && work >= 0 {
+		w.fill(func(w *writer, low, high uint64) { x.derive(rd, w, low, high) })
 	}
 	x.bridge(rd, &w)
 	if work < 0 {
@@ -416,7 +440,7 @@ func (x *Index) known(rd *reader, low, high uint64) []knownCode {
 	for _, p := range x.plt {
 		add(p.low, p.high, p.rule)
 	}
-	if x.entry != 0 && x.inCode(x.entry) {
+	if x.entry != 0 && x.inCode(x.entry) && !x.fromCode {
 		add(x.entry, x.entry+entryStub, Rule{CFA: CFAStop})
 	}
 	x.sigreturns(rd, low, high, func(at uint64) {

@@ -1,7 +1,8 @@
 // Package native unwinds and names compiled code: C, C++, Rust, assembly,
 // whatever left an ELF file with call frame information and symbols.
 //
-// Rows come from package cfi. Names come, in this order, from DWARF (lines and
+// Rows come from package cfi: from call frame information, and from machine
+// code where there is none. Names come, in this order, from DWARF (lines and
 // inlined calls; in the file itself or in its separate debug file), from the
 // debug file's symbol table, and from the file's own symbols. Nothing is
 // opened before the first address is asked for. Code that a process makes at
@@ -71,7 +72,7 @@ type Program struct {
 
 	indexing sync.Mutex
 	indexed  bool
-	index    *cfi.Index    // nil: no call frame information
+	index    *cfi.Index    // nil: not for this machine
 	indexErr error         // why not, when that is not simply so
 	frames   *elffile.File // debug file that index reads, or nil
 
@@ -89,8 +90,8 @@ var _ lang.Program = (*Program)(nil)
 // Ranges are the executable segments.
 func (p *Program) Ranges() []lang.Range { return p.ranges }
 
-// Rows appends the unwind rows of [low, high). A file without call frame
-// information has one row, a gap.
+// Rows appends the unwind rows of [low, high): from call frame information,
+// else from the machine code. A file of another machine has one row, a gap.
 func (p *Program) Rows(dst []cfi.Row, low, high uint64) ([]cfi.Row, error) {
 	x, err := p.openIndex()
 	if err != nil {
@@ -113,18 +114,17 @@ func (p *Program) openIndex() (*cfi.Index, error) {
 		return p.index, p.indexErr
 	}
 	p.indexed = true
-	p.index, p.indexErr = cfi.Open(p.file)
-	if errors.Is(p.indexErr, cfi.ErrNoCFI) {
-		p.index, p.indexErr = nil, nil
+	p.index, p.indexErr = cfi.Options{Code: true}.Open(p.file)
+	if p.indexErr == nil && p.index.FDEs() == 0 {
 		if d, err := p.file.OpenDebug(p.root); err == nil {
-			if x, err := cfi.OpenWithDebug(p.file, d); err == nil {
+			if x, err := (cfi.Options{Debug: d, Code: true}).Open(p.file); err == nil && x.FDEs() > 0 {
 				p.index, p.frames = x, d
 			} else {
 				_ = d.Close()
 			}
 		}
 	}
-	if errors.Is(p.indexErr, cfi.ErrMachine) {
+	if errors.Is(p.indexErr, cfi.ErrMachine) || errors.Is(p.indexErr, cfi.ErrNoCFI) {
 		p.indexErr = nil
 	}
 	return p.index, p.indexErr

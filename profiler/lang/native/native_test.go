@@ -305,12 +305,22 @@ func TestRows(t *testing.T) {
 		wantRows(t, prog, p.at["chilly"], cfi.CFASP)
 	})
 	t.Run("of .debug_frame in the debug file", func(t *testing.T) {
-		p := build(t, "x.c", "int chilly(int x) { return x * 2; }\nvoid _start(void) { for (;;) chilly(1); }",
+		// What the code shows and what .debug_frame says differ.
+		p := build(t, "x.c", `
+#ifdef __x86_64__
+#define RA "rip"
+#else
+#define RA "x30"
+#endif
+__asm__(".cfi_sections .debug_frame\n.text\n.globl chilly\n.type chilly,%function\nchilly:\n"
+	".cfi_startproc\n.cfi_undefined " RA "\nnop\nret\n.cfi_endproc\n.size chilly,.-chilly");
+int chilly(int);
+void _start(void) { for (;;) chilly(1); }`,
 			"gcc", "-O2", "-g", "-nostdlib", "-static", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables")
 		p.install(t)
 		id := elfID(t, p.path)
 		prog, _ := p.attach(t)
-		wantRows(t, prog, p.at["chilly"], cfi.CFANone)
+		wantRows(t, prog, p.at["chilly"], cfi.CFASP)
 
 		debug := filepath.Join(p.root, "usr/lib/debug/.build-id", id[:2], id[2:]+".debug")
 		if err := os.MkdirAll(filepath.Dir(debug), 0o755); err != nil {
@@ -318,7 +328,7 @@ func TestRows(t *testing.T) {
 		}
 		run(t, "objcopy", "--only-keep-debug", p.path, debug)
 		prog, _ = p.attach(t)
-		wantRows(t, prog, p.at["chilly"], cfi.CFASP)
+		wantRows(t, prog, p.at["chilly"], cfi.CFAStop)
 	})
 }
 
