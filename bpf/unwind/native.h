@@ -265,16 +265,16 @@ static __always_inline int klp_step(struct klp_walk *w)
 			klp_push(w, w->pc);
 		return 0;
 	}
-	if (!klp_push(w, w->pc - w->bias))
-		return 0;
-
 	if (w->kind == KLP_MAPPING_FRAME_POINTER) {
-		if (!klp_frame_pointer(w))
+		if (!klp_push(w, w->pc - w->bias) || !klp_frame_pointer(w))
 			return 0;
 		goto stepped;
 	}
 	rule = klp_find_rule(w, at - w->bias);
-	if (!rule)
+	/* A handler returns to code that called nothing: its name is the one there. */
+	if (rule && rule->cfa == KLP_CFA_SIGNAL)
+		w->exact = 1;
+	if (!klp_push(w, w->pc - w->bias) || !rule)
 		return 0;
 
 	switch (rule->cfa) {

@@ -142,6 +142,8 @@ func (w *walk) step(space Space) (word uint64, more bool) {
 	case cfi.CFAStop:
 		return word, w.end(profiler.StopRoot)
 	case cfi.CFASignal:
+		// A handler returns to code that called nothing: its name is the one there.
+		word = Word(m.Executable, w.pc-m.Bias, true)
 		return word, w.signal(w.sp + uint64(int64(rule.CFAOff)))
 	case cfi.CFAFrame:
 		return word, w.framePointer() && w.stepped()
