@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -75,7 +76,10 @@ func (e *Executable) open(pid profiler.PID, root *Root, m Mapping) {
 	e.file, e.openErr = openFile(pid, root, m)
 	if e.openErr != nil {
 		var format *elf.FormatError
-		e.notELF = errors.As(e.openErr, &format)
+		// debug/elf tells no other way what is wrong. An ELF file that is broken
+		// keeps its name, and its stacks end there: a guess by frame pointers
+		// could pass for a whole stack.
+		e.notELF = errors.As(e.openErr, &format) && strings.Contains(format.Error(), "bad magic number")
 		return
 	}
 	if machine := e.file.Machine(); machine != hostMachine() {
