@@ -291,7 +291,7 @@ func TestCFA(t *testing.T) {
 		{"*sp, negative", bpftest.Rule{Cfa: cfi.CFADerefSP, CfaOff: 16, Off2: -8}, 0x8ff8, ""},
 		{"*fp, negative", bpftest.Rule{Cfa: cfi.CFADerefFP, CfaOff: -32, Off2: -1}, 0x8fff, ""},
 		{"*sp, not readable", bpftest.Rule{Cfa: cfi.CFADerefSP, CfaOff: -24}, 0, "bad_read"},
-		{"*fp, not readable", bpftest.Rule{Cfa: cfi.CFADerefFP, CfaOff: math.MinInt32}, 0, "bad_read"},
+		{"*fp, not readable", bpftest.Rule{Cfa: cfi.CFADerefFP, CfaOff: -1 << 15}, 0, "bad_read"},
 		{"unsupported", bpftest.Rule{Cfa: cfi.CFAUnsupported}, 0, "unsupported"},
 		{"unknown", bpftest.Rule{Cfa: 200}, 0, "unsupported"},
 	} {
@@ -383,7 +383,7 @@ func TestStep(t *testing.T) {
 		{"unsupported", cfi.Rule{CFA: cfi.CFAUnsupported}, nil, result{Stop: "unsupported"}},
 		{"stack pointer goes down", cfi.Rule{CFA: cfi.CFASP, CFAOff: -8, RAKind: cfi.RegCFA, RAOff: 8}, nil, result{Stop: "bad_frame"}},
 		{"stack pointer stays", cfi.Rule{CFA: cfi.CFASP, RAKind: cfi.RegCFA, RAOff: 8}, nil, result{Stop: "bad_frame"}},
-		{"return address not readable", cfi.Rule{CFA: cfi.CFASP, CFAOff: 1 << 20, RAKind: cfi.RegCFA, RAOff: -8}, nil, result{Stop: "bad_read"}},
+		{"return address not readable", cfi.Rule{CFA: cfi.CFASP, CFAOff: 1 << 15, RAKind: cfi.RegCFA, RAOff: -8}, nil, result{Stop: "bad_read"}},
 		{"in the link register of a caller", cfi.Rule{CFA: cfi.CFASP, CFAOff: 16, RAKind: cfi.RegSame}, func(w *bpftest.Walk) { w.Leaf = 0 },
 			result{Stop: "bad_frame"}},
 		{"leaf that leaves sp where it is", cfi.Rule{CFA: cfi.CFASP, RAKind: cfi.RegSame}, func(w *bpftest.Walk) { w.Leaf, w.Lr = 1, 0xffff<<48|0x10700 },

@@ -289,16 +289,17 @@ func TestKernelWalksAsGo(t *testing.T) {
 	}
 }
 
-// guarded gives memory between two pages that cannot be read.
+// guarded gives memory with nothing readable within 64 KiB of it: further than
+// a rule's 16-bit offsets reach.
 func guarded(t testing.TB, size int) []byte {
 	t.Helper()
-	page := unix.Getpagesize()
-	all, err := unix.Mmap(-1, 0, size+2*page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	const around = 64 << 10
+	all, err := unix.Mmap(-1, 0, size+2*around, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Munmap(all) })
-	memory := all[page : page+size : page+size]
+	memory := all[around : around+size : around+size]
 	if err := unix.Mprotect(memory, unix.PROT_READ|unix.PROT_WRITE); err != nil {
 		t.Fatal(err)
 	}
