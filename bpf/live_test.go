@@ -153,6 +153,66 @@ func TestLiveStacksWalkAlike(t *testing.T) {
 	}
 }
 
+// discard takes samples and forgets them.
+type discard struct{}
+
+// Add implements sampler.Sink.
+func (discard) Add(*sampler.Stack, uint64) {}
+
+// Count implements sampler.Sink.
+func (discard) Count(sampler.Key, uint64) {}
+
+// TestKernelWalksReachTheRoot: once tables are there, either walk goes through
+// stacks of up to 60 calls, which is more than one call of the tail-called
+// program does, and none is cut.
+func TestKernelWalksReachTheRoot(t *testing.T) {
+	for _, tails := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tail calls %t", tails), func(t *testing.T) {
+			k := load(t, bpf.Config{OnlyTargets: true, TailCalls: tails})
+			table := process.NewTable(&k.Tables, sideband(t), []lang.Runtime{golang.Runtime{}, native.Runtime{}})
+			defer table.Close()
+			child := as("deep")
+			if err := child.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = child.Process.Kill()
+				_ = child.Wait()
+			}()
+			if err := k.AddTarget(uint32(child.Process.Pid)); err != nil {
+				t.Fatal(err)
+			}
+			s := sampler.New(sampler.Config{
+				Kernel: k, Unwinder: table, Sink: discard{}, Arch: process.HostArch, Failed: func(err error) { t.Error(err) },
+			})
+			ctx, stop := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- s.Run(ctx) }()
+			err := k.Attach(999)
+			var c bpf.Counters
+			if err == nil {
+				eventually(t, "100 stacks walked in the kernel to their root", func() bool {
+					c, err = k.Counters()
+					return err != nil || c.Stops[profiler.StopRoot] >= 100
+				})
+			}
+			k.Detach()
+			stop()
+			if err := errors.Join(err, <-done); err != nil {
+				t.Fatal(err)
+			}
+			for stop, n := range c.Stops {
+				if stop := profiler.Stop(stop); !stop.Complete() && n > c.Samples/20 {
+					t.Errorf("%d of %d walks ended with %s", n, c.Samples, stop)
+				}
+			}
+			if n := c.Stops[profiler.StopTruncated]; n > 0 {
+				t.Errorf("%d walks were cut", n)
+			}
+		})
+	}
+}
+
 func compareWalks(t *testing.T, name string, walks []recorded, s slot, tables *bpftest.Tables,
 	walker *bpftest.Native, functions *bpftest.Functions,
 ) {
