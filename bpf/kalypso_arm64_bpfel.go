@@ -20,6 +20,7 @@ const (
 	kalypsoMapCounters        = "counters"
 	kalypsoMapCounts          = "counts"
 	kalypsoMapExecutables     = "executables"
+	kalypsoMapKnown           = "known"
 	kalypsoMapMappings        = "mappings"
 	kalypsoMapPages           = "pages"
 	kalypsoMapProcesses       = "processes"
@@ -108,6 +109,7 @@ type kalypsoMapSpecs struct {
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Counts      *ebpf.MapSpec `ebpf:"counts"`
 	Executables *ebpf.MapSpec `ebpf:"executables"`
+	Known       *ebpf.MapSpec `ebpf:"known"`
 	Mappings    *ebpf.MapSpec `ebpf:"mappings"`
 	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Processes   *ebpf.MapSpec `ebpf:"processes"`
@@ -160,6 +162,7 @@ type kalypsoMaps struct {
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Counts      *ebpf.Map `ebpf:"counts"`
 	Executables *ebpf.Map `ebpf:"executables"`
+	Known       *ebpf.Map `ebpf:"known"`
 	Mappings    *ebpf.Map `ebpf:"mappings"`
 	Pages       *ebpf.Map `ebpf:"pages"`
 	Processes   *ebpf.Map `ebpf:"processes"`
@@ -177,6 +180,7 @@ func (m *kalypsoMaps) Close() error {
 		m.Counters,
 		m.Counts,
 		m.Executables,
+		m.Known,
 		m.Mappings,
 		m.Pages,
 		m.Processes,

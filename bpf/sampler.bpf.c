@@ -13,7 +13,8 @@
 #include <bpf/bpf_tracing.h>
 
 /* User registers of a task that was stopped by an interrupt or a system call. */
-static __always_inline int klp_user_regs(struct task_struct *task, struct klp_regs *out, __u8 *compat, __u8 *in_syscall)
+static __always_inline int klp_user_regs(struct task_struct *task, struct klp_regs *out,
+					 __u8 *compat, __u8 *in_syscall)
 {
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
 
@@ -124,8 +125,9 @@ static __always_inline void klp_emit(struct klp_walk *w, __u32 pid, __u32 tid)
 		klp_count(KLP_COUNT_UNCOUNTED);
 
 	bytes = sizeof(struct klp_header) + frames * sizeof(__u64);
-	flags = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) >= KLP_WAKE_BYTES ? BPF_RB_FORCE_WAKEUP :
-										   BPF_RB_NO_WAKEUP;
+	flags = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) >= KLP_WAKE_BYTES ?
+			BPF_RB_FORCE_WAKEUP :
+			BPF_RB_NO_WAKEUP;
 	klp_bound(bytes, sizeof(struct klp_stack));
 	if (bpf_ringbuf_output(&records, &w->stack, bytes, flags)) {
 		klp_count(KLP_COUNT_LOST_RING);
@@ -172,7 +174,8 @@ static __always_inline int klp_defer(struct klp_walk *w)
 	have = klp_copy_stack(copy, w->sp - KLP_COPY_BELOW);
 	klp_bound(have, KLP_COPY_BYTES);
 	copy->bytes = have;
-	if (bpf_ringbuf_output(&records, copy, __builtin_offsetof(struct klp_copy, stack) + have, BPF_RB_FORCE_WAKEUP))
+	if (bpf_ringbuf_output(&records, copy, __builtin_offsetof(struct klp_copy, stack) + have,
+			       BPF_RB_FORCE_WAKEUP))
 		goto skipped;
 	klp_count(KLP_COUNT_DEFERRED);
 	return 1;
@@ -230,7 +233,8 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	hash = klp_mix(klp_mix(hash, words[0]), words[1]);
 
 	if (!from_user && klp_kernel_stacks) {
-		long bytes = bpf_get_stack(ctx, w->stack.frames, KLP_MAX_KERNEL_FRAMES * sizeof(__u64), 0);
+		long bytes = bpf_get_stack(ctx, w->stack.frames,
+					   KLP_MAX_KERNEL_FRAMES * sizeof(__u64), 0);
 
 		if (bytes > 0)
 			kernel = bytes / sizeof(__u64);
@@ -249,6 +253,8 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	w->frames = 0;
 	w->start = w->end = 0;
 	w->mappings = 0;
+	w->table = w->rows = 0;
+	w->window_bytes = 0;
 
 	/* A kernel thread, or a process that has already given its memory back. */
 	if (task->flags & PF_KTHREAD || !task->mm) {

@@ -37,7 +37,7 @@ func Load(t testing.TB, shared map[string]*ebpf.Map) *Functions {
 	if err != nil {
 		t.Fatal(err)
 	}
-	used := map[string]bool{"walk": true, "copies": true}
+	used := map[string]bool{"walk": true, "copies": true, "known": true}
 	for _, name := range tableNames() {
 		used[name] = true
 	}
@@ -75,6 +75,20 @@ func (f *Functions) SetTables(t testing.TB, tables *Tables) {
 		if _, err := memory.WriteAt(*b, 0); err != nil {
 			t.Fatalf("write %s: %v", name, err)
 		}
+	}
+	f.forget(t)
+}
+
+// forget lets walks search anew: what they remember is of an earlier epoch.
+func (f *Functions) forget(t testing.TB) {
+	t.Helper()
+	var epoch uint32
+	v := f.coll.Variables["klp_epoch"]
+	if err := v.Get(&epoch); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Set(epoch + 1); err != nil {
+		t.Fatal(err)
 	}
 }
 

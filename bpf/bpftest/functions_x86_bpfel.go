@@ -68,6 +68,14 @@ type functionsKlpKey struct {
 	Tid  uint32
 }
 
+type functionsKlpKnown struct {
+	_          structs.HostLayout
+	Offset     uint64
+	Executable uint32
+	Epoch      uint32
+	Rule       functionsKlpRule
+}
+
 type functionsKlpMapping struct {
 	_          structs.HostLayout
 	Start      uint64
@@ -122,6 +130,14 @@ type functionsKlpWalk struct {
 	Bias         uint64
 	Executable   uint32
 	Kind         uint32
+	Table        uint32
+	Pages        uint32
+	FirstPage    uint32
+	PageCount    uint32
+	Page         uint32
+	FirstRow     uint32
+	Rows         uint32
+	Pad2         uint32
 	FirstMapping uint32
 	Mappings     uint32
 	Hash         uint64
@@ -140,7 +156,11 @@ type functionsKlpWalk struct {
 		Lr uint64
 		R  [32]uint64
 	}
-	Stack struct {
+	WindowAt    uint64
+	WindowBytes uint32
+	Pad3        uint32
+	Window      [64]uint64
+	Stack       struct {
 		_      structs.HostLayout
 		Header struct {
 			_            structs.HostLayout
@@ -169,6 +189,7 @@ const (
 	functionsMapCounters          = "counters"
 	functionsMapCounts            = "counts"
 	functionsMapExecutables       = "executables"
+	functionsMapKnown             = "known"
 	functionsMapMappings          = "mappings"
 	functionsMapPages             = "pages"
 	functionsMapProcesses         = "processes"
@@ -257,6 +278,7 @@ type functionsMapSpecs struct {
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Counts      *ebpf.MapSpec `ebpf:"counts"`
 	Executables *ebpf.MapSpec `ebpf:"executables"`
+	Known       *ebpf.MapSpec `ebpf:"known"`
 	Mappings    *ebpf.MapSpec `ebpf:"mappings"`
 	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Processes   *ebpf.MapSpec `ebpf:"processes"`
@@ -299,6 +321,7 @@ type functionsMaps struct {
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Counts      *ebpf.Map `ebpf:"counts"`
 	Executables *ebpf.Map `ebpf:"executables"`
+	Known       *ebpf.Map `ebpf:"known"`
 	Mappings    *ebpf.Map `ebpf:"mappings"`
 	Pages       *ebpf.Map `ebpf:"pages"`
 	Processes   *ebpf.Map `ebpf:"processes"`
@@ -316,6 +339,7 @@ func (m *functionsMaps) Close() error {
 		m.Counters,
 		m.Counts,
 		m.Executables,
+		m.Known,
 		m.Mappings,
 		m.Pages,
 		m.Processes,

@@ -15,11 +15,11 @@
  * moving the comparison away, or dropping it because it knows better than the
  * verifier.
  */
-#define klp_bound(length, limit)                    \
-	do {                                        \
-		asm volatile("" : "+r"(length));    \
-		if (length > (limit))               \
-			length = (limit);           \
+#define klp_bound(length, limit)                 \
+	do {                                     \
+		asm volatile("" : "+r"(length)); \
+		if (length > (limit))            \
+			length = (limit);        \
 	} while (0)
 
 /* Copies the stack from sp up: as much as is readable, KLP_COPY_BYTES at most. */

@@ -70,35 +70,58 @@ static __always_inline int klp_find_mapping(struct klp_walk *w, __u64 addr)
 	return 1;
 }
 
+/*
+ * Makes the rows of page number the walk's current ones; 0 if they are not
+ * there. Callers are often in the same page, and always looking up anew would
+ * cost two more cache lines per frame.
+ */
+static __always_inline int klp_find_page(struct klp_walk *w, __u32 number)
+{
+	struct klp_page *page;
+
+	if (w->table != w->executable + 1) {
+		struct klp_executable *exe = klp_executable_at(w->executable);
+
+		if (!exe)
+			return 0;
+		w->pages = exe->pages;
+		w->first_page = exe->first_page;
+		w->page_count = exe->count;
+		w->table = w->executable + 1;
+		w->rows = 0;
+	}
+	if (w->rows && w->page == number)
+		return 1;
+	w->rows = 0;
+	if (number - w->first_page >= w->page_count)
+		return 0;
+	page = klp_page_at(w->pages + number - w->first_page);
+	if (!page || !page->count || page->count == KLP_PAGE_UNAVAILABLE)
+		return 0;
+	w->page = number;
+	w->first_row = page->first;
+	w->rows = page->count;
+	if (page->used != klp_now())
+		page->used = klp_now();
+	return 1;
+}
+
 /* The rule in force at an offset of the current mapping's file; NULL sets stop. */
 static __always_inline struct klp_rule *klp_find_rule(struct klp_walk *w, __u64 offset)
 {
-	struct klp_executable *exe = klp_executable_at(w->executable);
 	struct klp_rule *rule;
-	struct klp_page *page;
-	__u32 low, high, first, count, want, number;
+	__u32 low, high, first, want;
 	__u32 *row;
 
 	w->stop = KLP_STOP_NO_TABLE;
-	if (!exe || !exe->count)
+	if (!klp_find_page(w, (__u32)(offset >> KLP_PAGE_SHIFT)))
 		return NULL;
-	number = (__u32)(offset >> KLP_PAGE_SHIFT) - exe->first_page;
-	if (number >= exe->count)
-		return NULL;
-	page = klp_page_at(exe->pages + number);
-	if (!page)
-		return NULL;
-	first = page->first;
-	count = page->count;
-	if (page->used != klp_now())
-		page->used = klp_now();
-	if (!count || count == KLP_PAGE_UNAVAILABLE)
-		return NULL;
+	first = w->first_row;
 
 	/* The last row whose low 16 bits are <= ours; the first row has 0. */
 	want = ((__u32)offset << 16) | 0xffff;
 	low = 0;
-	high = count;
+	high = w->rows;
 	for (int i = 0; i < KLP_ROW_STEPS; i++) {
 		__u32 mid;
 
@@ -124,6 +147,31 @@ static __always_inline struct klp_rule *klp_find_rule(struct klp_walk *w, __u64 
 	return rule;
 }
 
+/*
+ * The rule in force at an offset, from memory if it was found before in this
+ * epoch (each epoch's first search marks the page as used).
+ */
+static __always_inline struct klp_rule *klp_rule_of(struct klp_walk *w, __u64 offset)
+{
+	__u64 hash = (offset ^ (__u64)w->executable << KLP_FRAME_EXE_SHIFT) * 0x9e3779b97f4a7c15ULL;
+	struct klp_known *known = klp_known_at(hash >> (64 - KLP_KNOWN_BITS));
+	struct klp_rule *rule;
+
+	if (known && known->offset == offset && known->executable == w->executable + 1 &&
+	    known->epoch == klp_now()) {
+		w->stop = KLP_STOP_NONE;
+		return &known->rule;
+	}
+	rule = klp_find_rule(w, offset);
+	if (rule && known) {
+		known->rule = *rule;
+		known->epoch = klp_now();
+		known->executable = w->executable + 1;
+		known->offset = offset;
+	}
+	return rule;
+}
+
 /* Notes the current frame. 0 when the stack is full. */
 static __always_inline int klp_push(struct klp_walk *w, __u64 addr)
 {
@@ -140,6 +188,33 @@ static __always_inline int klp_push(struct klp_walk *w, __u64 addr)
 	w->stack.frames[i] = word;
 	w->hash = klp_mix(w->hash, word);
 	w->frames++;
+	return 1;
+}
+
+/*
+ * Reads a word of the stack. What a frame saved lies from its sp up, and its
+ * callers' above: the window starts there. 0 sets stop.
+ */
+static __always_inline int klp_word(struct klp_walk *w, __u64 addr, __u64 *value)
+{
+	__u64 at = addr - w->window_at;
+
+	if (at >= w->window_bytes || at & 7) {
+		__u64 from = addr - w->sp < KLP_WINDOW_BYTES ? w->sp : addr;
+
+		w->window_bytes = 0;
+		at = addr - from;
+		if (at & 7 || klp_read(w->window, KLP_WINDOW_BYTES, from)) {
+			/* Near the end of the stack, or not aligned: just the word. */
+			if (!klp_read(value, 8, addr))
+				return 1;
+			w->stop = KLP_STOP_BAD_READ;
+			return 0;
+		}
+		w->window_at = from;
+		w->window_bytes = KLP_WINDOW_BYTES;
+	}
+	*value = w->window[(at >> 3) & (KLP_WINDOW_BYTES / 8 - 1)];
 	return 1;
 }
 
@@ -174,23 +249,25 @@ static __always_inline int klp_signal_frame(struct klp_walk *w, __u64 uc)
 /* Steps to the caller by frame pointer: {saved frame pointer, return address}. */
 static __always_inline int klp_frame_pointer(struct klp_walk *w)
 {
-	__u64 pair[2];
+	__u64 fp, ra;
 
 	if (!w->fp) {
 		w->stop = KLP_STOP_ROOT;
 		return 0;
 	}
-	if (w->fp & 7 || klp_read(pair, 16, w->fp)) {
+	if (w->fp & 7) {
 		w->stop = KLP_STOP_BAD_READ;
 		return 0;
 	}
-	if (pair[0] == w->fp) {
+	if (!klp_word(w, w->fp, &fp) || !klp_word(w, w->fp + 8, &ra))
+		return 0;
+	if (fp == w->fp) {
 		w->stop = KLP_STOP_BAD_FRAME;
 		return 0;
 	}
 	w->sp = w->fp + 16;
-	w->fp = pair[0];
-	w->pc = klp_code_address(pair[1]);
+	w->fp = fp;
+	w->pc = klp_code_address(ra);
 	return 1;
 }
 
@@ -218,10 +295,8 @@ static __always_inline int klp_cfa_of(struct klp_walk *w, const struct klp_rule 
 		return 1;
 	case KLP_CFA_DEREF_SP:
 	case KLP_CFA_DEREF_FP:
-		if (klp_read(&value, 8, (rule->cfa == KLP_CFA_DEREF_SP ? w->sp : w->fp) + off)) {
-			w->stop = KLP_STOP_BAD_READ;
+		if (!klp_word(w, (rule->cfa == KLP_CFA_DEREF_SP ? w->sp : w->fp) + off, &value))
 			return 0;
-		}
 		*cfa = value + (__u64)(__s64)rule->off2;
 		return 1;
 	}
@@ -230,7 +305,8 @@ static __always_inline int klp_cfa_of(struct klp_walk *w, const struct klp_rule 
 }
 
 /* Reads a register saved as kind says; 0 sets stop. */
-static __always_inline int klp_saved(struct klp_walk *w, __u8 kind, __s16 offset, __u64 cfa, __u64 *value)
+static __always_inline int klp_saved(struct klp_walk *w, __u8 kind, __s16 offset, __u64 cfa,
+				     __u64 *value)
 {
 	__u64 addr;
 
@@ -240,11 +316,7 @@ static __always_inline int klp_saved(struct klp_walk *w, __u8 kind, __s16 offset
 		addr = w->fp;
 	else
 		addr = w->sp;
-	if (klp_read(value, 8, addr + (__u64)(__s64)offset)) {
-		w->stop = KLP_STOP_BAD_READ;
-		return 0;
-	}
-	return 1;
+	return klp_word(w, addr + (__u64)(__s64)offset, value);
 }
 
 /*
@@ -270,7 +342,7 @@ static __always_inline int klp_step(struct klp_walk *w)
 			return 0;
 		goto stepped;
 	}
-	rule = klp_find_rule(w, at - w->bias);
+	rule = klp_rule_of(w, at - w->bias);
 	/* A handler returns to code that called nothing: its name is the one there. */
 	if (rule && rule->cfa == KLP_CFA_SIGNAL)
 		w->exact = 1;
@@ -307,31 +379,20 @@ static __always_inline int klp_step(struct klp_walk *w)
 		w->stop = KLP_STOP_ROOT;
 		return 0;
 	}
-	if (rule->ra_kind == KLP_REG_CFA && rule->fp_kind == KLP_REG_CFA && rule->fp_off + 8 == rule->ra_off) {
-		/* push fp right after the call: both with one read */
-		__u64 pair[2];
-
-		if (klp_read(pair, 16, cfa + (__u64)(__s64)rule->fp_off)) {
-			w->stop = KLP_STOP_BAD_READ;
+	if (rule->ra_kind == KLP_REG_SAME) {
+		if (!w->leaf) {
+			w->stop = KLP_STOP_BAD_FRAME;
 			return 0;
 		}
-		fp = pair[0];
-		ra = pair[1];
-	} else {
-		if (rule->ra_kind == KLP_REG_SAME) {
-			if (!w->leaf) {
-				w->stop = KLP_STOP_BAD_FRAME;
-				return 0;
-			}
-			ra = w->lr;
-		} else if (!klp_saved(w, rule->ra_kind, rule->ra_off, cfa, &ra)) {
-			return 0;
-		}
-		if (rule->fp_kind == KLP_REG_UNDEFINED)
-			fp = 0;
-		else if (rule->fp_kind != KLP_REG_SAME && !klp_saved(w, rule->fp_kind, rule->fp_off, cfa, &fp))
-			return 0;
+		ra = w->lr;
+	} else if (!klp_saved(w, rule->ra_kind, rule->ra_off, cfa, &ra)) {
+		return 0;
 	}
+	if (rule->fp_kind == KLP_REG_UNDEFINED)
+		fp = 0;
+	else if (rule->fp_kind != KLP_REG_SAME &&
+		 !klp_saved(w, rule->fp_kind, rule->fp_off, cfa, &fp))
+		return 0;
 	w->sp = cfa;
 	w->fp = fp;
 	w->pc = klp_code_address(ra);

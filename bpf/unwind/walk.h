@@ -9,6 +9,7 @@
  *
  *   klp_mapping_at, klp_executable_at, klp_page_at, klp_row_at, klp_rule_at
  *                       the tables; NULL past their end
+ *   klp_known_at        the CPU's own memory of rules found before; NULL: none
  *   klp_read            target memory; 0 on success
  *   klp_now             the epoch that marks tables as used
  */
@@ -29,6 +30,15 @@ struct klp_walk {
 	__u64 bias;
 	__u32 executable;
 	__u32 kind;
+	/* the tables of the last frame: likewise */
+	__u32 table; /* 1 + executable whose pages these are; 0: none */
+	__u32 pages;
+	__u32 first_page;
+	__u32 page_count;
+	__u32 page; /* number of the page whose rows these are */
+	__u32 first_row;
+	__u32 rows; /* 0: none */
+	__u32 pad2;
 	/* the process's mappings */
 	__u32 first_mapping;
 	__u32 mappings;
@@ -37,11 +47,16 @@ struct klp_walk {
 	__u32 base;   /* index in stack.frames of the first user frame */
 	__u32 frames; /* user frames so far */
 	__u32 stop;
-	__u8 exact;   /* pc is the next instruction to run, not a return address */
-	__u8 leaf;    /* lr is that of the frame */
+	__u8 exact;     /* pc is the next instruction to run, not a return address */
+	__u8 leaf;      /* lr is that of the frame */
 	__u8 registers; /* regs are those of the frame, too */
 	__u8 pad;
 	struct klp_regs regs; /* of the leaf */
+	/* the stack as last read: one read of 512 bytes costs what three of 8 do */
+	__u64 window_at;
+	__u32 window_bytes; /* KLP_WINDOW_BYTES, or 0: none */
+	__u32 pad3;
+	__u64 window[KLP_WINDOW_BYTES / 8];
 	struct klp_stack stack;
 };
 
@@ -50,6 +65,7 @@ static __always_inline struct klp_executable *klp_executable_at(__u32 i);
 static __always_inline struct klp_page *klp_page_at(__u32 i);
 static __always_inline __u32 *klp_row_at(__u32 i);
 static __always_inline struct klp_rule *klp_rule_at(__u32 i);
+static __always_inline struct klp_known *klp_known_at(__u32 slot);
 static __always_inline __u32 klp_now(void);
 static __always_inline long klp_read(void *dst, __u32 bytes, __u64 addr);
 

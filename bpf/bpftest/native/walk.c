@@ -61,6 +61,14 @@ static inline struct klp_rule *klp_rule_at(__u32 i)
 	return i < entries[4] ? &rules[i] : NULL;
 }
 
+/* Forgotten with the tables, as with an executable that gives its number back. */
+static struct klp_known known[1 << KLP_KNOWN_BITS];
+
+static inline struct klp_known *klp_known_at(__u32 slot)
+{
+	return slot < 1 << KLP_KNOWN_BITS ? &known[slot] : NULL;
+}
+
 static inline __u32 klp_now(void)
 {
 	return 7;
@@ -103,6 +111,7 @@ static void take_tables(void)
 	free(pages);
 	free(rows);
 	free(rules);
+	memset(known, 0, sizeof(known));
 	take(entries, sizeof(entries));
 	mappings = table(entries[0], sizeof(*mappings));
 	executables = table(entries[1], sizeof(*executables));
@@ -156,6 +165,8 @@ static void walk(void)
 	w->base = r.base;
 	w->frames = 0;
 	w->start = w->end = 0;
+	w->table = w->rows = 0;
+	w->window_bytes = 0;
 	w->first_mapping = r.first_mapping;
 	w->mappings = r.mappings;
 	w->regs = r.regs;

@@ -18,13 +18,13 @@
  * Executables from 0x7f00 on are reserved for frames that take several words
  * (interpreters).
  */
-#define KLP_FRAME_RETURN     (1ULL << 63)
-#define KLP_FRAME_EXE_SHIFT  48
-#define KLP_FRAME_ADDR_MASK  0x0000ffffffffffffULL
+#define KLP_FRAME_RETURN    (1ULL << 63)
+#define KLP_FRAME_EXE_SHIFT 48
+#define KLP_FRAME_ADDR_MASK 0x0000ffffffffffffULL
 
 /* How frames of a mapping are unwound. */
 enum klp_mapping_kind {
-	KLP_MAPPING_FILE = 0,	   /* by the file's unwind rows */
+	KLP_MAPPING_FILE = 0,      /* by the file's unwind rows */
 	KLP_MAPPING_FRAME_POINTER, /* code made at run time: by frame pointers */
 };
 
@@ -50,9 +50,9 @@ struct klp_process {
 
 /* An executable: its slice of map "pages", by 64 KiB pages of the file. */
 struct klp_executable {
-	__u32 pages;	  /* index of the first entry */
+	__u32 pages;      /* index of the first entry */
 	__u32 first_page; /* number of the page it stands for */
-	__u32 count;	  /* 0 until the file was opened */
+	__u32 count;      /* 0 until the file was opened */
 	__u32 pad;
 };
 
@@ -112,6 +112,19 @@ struct klp_rule {
 };
 _Static_assert(sizeof(struct klp_rule) == 16, "klp_rule");
 
+/*
+ * A rule found before, by the address it was found for. A rule never changes
+ * while its executable keeps its number, so what is remembered stays true even
+ * when the rows it came from were evicted.
+ */
+struct klp_known {
+	__u64 offset;
+	__u32 executable; /* 1 + its number; 0: nothing */
+	__u32 epoch;
+	struct klp_rule rule;
+};
+_Static_assert(sizeof(struct klp_known) == 32, "klp_known");
+
 /* Registers by DWARF number; enough for x86-64 (0-15) and aarch64 (0-30, 31 = sp). */
 #define KLP_REGS 32
 
@@ -126,13 +139,13 @@ struct klp_regs {
 /* Kinds of record in the ring buffer. */
 enum klp_record_kind {
 	KLP_RECORD_STACK = 1, /* a whole stack */
-	KLP_RECORD_COPY,      /* the frames so far, and a copy of the stack to go on from in user space */
+	KLP_RECORD_COPY, /* the frames so far, and a copy of the stack to go on from in user space */
 };
 
 #define KLP_RECORD_COUNTED 1 /* further samples of this stack are in map "counts" under its key */
 /* Copy: the state of the walk where it stopped, see struct klp_walk. */
 #define KLP_RECORD_EXACT     2
-#define KLP_RECORD_LEAF	     4
+#define KLP_RECORD_LEAF      4
 #define KLP_RECORD_REGISTERS 8
 
 struct klp_header {
@@ -146,7 +159,7 @@ struct klp_header {
 	__u32 tid;
 	__u64 hash;
 	__u64 ktime_ns; /* CLOCK_MONOTONIC */
-	char comm[16];	/* of the process */
+	char comm[16];  /* of the process */
 	char thread[16];
 };
 _Static_assert(sizeof(struct klp_header) == 64, "klp_header");

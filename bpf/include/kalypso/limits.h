@@ -12,10 +12,13 @@
  * one call; MAX_TAIL_CALL_CNT is 33 in every kernel.
  */
 #define KLP_FRAMES_PER_CALL 8
-#define KLP_TAIL_CALLS	    33
+#define KLP_TAIL_CALLS      33
 
 /* bpf_get_stack gives at most PERF_MAX_STACK_DEPTH (127) kernel frames. */
 #define KLP_MAX_KERNEL_FRAMES 127
+
+/* Bytes of user stack that a walk reads at once: about five frames. */
+#define KLP_WINDOW_BYTES 512
 
 /* Bytes of user stack sent along when the kernel side cannot unwind yet. */
 #define KLP_COPY_BYTES 65536
@@ -37,17 +40,18 @@
 #define KLP_PAGE_SHIFT 16
 
 /* Steps of a binary search: 2^17 > 65536 rows of a page, 2^16 mappings. */
-#define KLP_ROW_STEPS	  17
+#define KLP_ROW_STEPS     17
 #define KLP_MAPPING_STEPS 16
 
 /* Table sizes. User space may make pages, rows and mappings smaller. */
-#define KLP_EXECUTABLES 8192	/* 16 B each */
-#define KLP_PAGES	65536	/* 16 B each: 4 GiB of code */
-#define KLP_ROWS	1048576 /* 4 B each */
-#define KLP_RULES	16384	/* 16 B each; 4,000 distinct ones in a desktop's /usr/lib */
-#define KLP_MAPPINGS	49152	/* 32 B each */
-#define KLP_PROCESSES	16384
-#define KLP_COUNTS	16384
-#define KLP_RING_BYTES	(2 << 20)
+#define KLP_EXECUTABLES 8192    /* 16 B each */
+#define KLP_PAGES       65536   /* 16 B each: 4 GiB of code */
+#define KLP_ROWS        1048576 /* 4 B each */
+#define KLP_RULES       16384   /* 16 B each; 4,000 distinct ones in a desktop's /usr/lib */
+#define KLP_KNOWN_BITS  10      /* 2^10 remembered rules of 32 B per CPU */
+#define KLP_MAPPINGS    49152   /* 32 B each */
+#define KLP_PROCESSES   16384
+#define KLP_COUNTS      16384
+#define KLP_RING_BYTES  (2 << 20)
 
 #endif

@@ -6,13 +6,13 @@
 
 #include "../../unwind/walk.h"
 
-#define KLP_TABLE(map, count, entry)                       \
-	struct {                                           \
-		__uint(type, BPF_MAP_TYPE_ARRAY);          \
-		__uint(map_flags, BPF_F_MMAPABLE);         \
-		__uint(max_entries, count);                \
-		__type(key, __u32);                        \
-		__type(value, entry);                      \
+#define KLP_TABLE(map, count, entry)               \
+	struct {                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);  \
+		__uint(map_flags, BPF_F_MMAPABLE); \
+		__uint(max_entries, count);        \
+		__type(key, __u32);                \
+		__type(value, entry);              \
 	} map SEC(".maps")
 
 /* Unwind tables: written by user space through shared memory. */
@@ -66,6 +66,14 @@ struct {
 	__type(value, struct klp_copy);
 } copies SEC(".maps");
 
+/* The same few return addresses make up most stacks: no need to search twice. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1 << KLP_KNOWN_BITS);
+	__type(key, __u32);
+	__type(value, struct klp_known);
+} known SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, KLP_COUNTERS);
@@ -107,6 +115,11 @@ static __always_inline __u32 *klp_row_at(__u32 i)
 static __always_inline struct klp_rule *klp_rule_at(__u32 i)
 {
 	return bpf_map_lookup_elem(&rules, &i);
+}
+
+static __always_inline struct klp_known *klp_known_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&known, &slot);
 }
 
 /* Counted up by user space once a second. */

@@ -22,14 +22,14 @@ enum klp_stop {
 
 /* Indexes of the per-CPU counters in map "counters". */
 enum klp_counter {
-	KLP_COUNT_SAMPLES = 0,     /* samples that passed the filter */
-	KLP_COUNT_LOST_RING,       /* dropped: ring buffer full */
-	KLP_COUNT_MERGED,          /* merged into a stack that user space has */
-	KLP_COUNT_UNCOUNTED,       /* sent one by one: the table of counts was full */
-	KLP_COUNT_DEFERRED,        /* sent with a copy of the stack */
-	KLP_COUNT_DEFER_SKIPPED,   /* would have been deferred, but the ring buffer was too full */
+	KLP_COUNT_SAMPLES = 0,   /* samples that passed the filter */
+	KLP_COUNT_LOST_RING,     /* dropped: ring buffer full */
+	KLP_COUNT_MERGED,        /* merged into a stack that user space has */
+	KLP_COUNT_UNCOUNTED,     /* sent one by one: the table of counts was full */
+	KLP_COUNT_DEFERRED,      /* sent with a copy of the stack */
+	KLP_COUNT_DEFER_SKIPPED, /* would have been deferred, but the ring buffer was too full */
 	KLP_COUNT_PROCESS_UNTRACKED, /* fork not followed: table of processes or targets full */
-	KLP_COUNT_STOPS,           /* + enum klp_stop: samples walked in the kernel, by reason */
+	KLP_COUNT_STOPS,             /* + enum klp_stop: samples walked in the kernel, by reason */
 	KLP_COUNTERS = KLP_COUNT_STOPS + KLP_STOP_COUNT,
 };
 
