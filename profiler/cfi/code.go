@@ -29,9 +29,13 @@ const (
 	codeBlock  = 64 << 10
 	codeBefore = 16 << 10
 	codeAfter  = 8 << 10
-	// maxCodeSteps bounds the instructions followed for one block at about 25
-	// ns each. Real code takes 1.2 steps an instruction.
-	maxCodeSteps = 100_000
+	// Further before, no guesses are made.
+	guessBefore = 8 << 10
+	// maxCodeSteps bounds the instructions followed for one block at about 40
+	// ns each. Real code takes 1.1 steps an instruction.
+	maxCodeSteps = 80_000
+	// maxTrySteps bounds the instructions followed to see whether a guess fits.
+	maxTrySteps = 1000
 	// maxCodeStates and maxTrails bound what is told apart in one block.
 	maxCodeStates = 1<<16 - 2
 	maxCount      = 1 << 14
@@ -69,7 +73,9 @@ const (
 	markFunction                   // a function starts here
 	markPointer                    // code has the address
 	markPadding
-	markEnd // the instruction before does not go on
+	markEnd    // the instruction before does not go on
+	markStops  // followed: this instruction does not go on
+	markDeeper // followed: the code behind may go on with its state
 )
 
 // trail is a set of paths that stands and falls together.
@@ -106,6 +112,13 @@ type analysis struct {
 	strong []path
 	weak   []path // a heap, lowest address first
 	steps  int
+	// Guesses are made from guessFrom to guessTo; the block starts at guessBlock.
+	guessFrom, guessBlock, guessTo int
+	entry                          int // of the program, or -1
+	calls                          []int
+
+	scratch frameState // of sweep and prologue
+	current frameState // of walk
 
 	// While code is tried: the trails from trial on are not yet believed.
 	trial   int
@@ -125,8 +138,13 @@ func zeroed[T any](s []T, n int) []T {
 	return s
 }
 
-// reset prepares for n bytes of code at base.
-func (a *analysis) reset(ar *arch, base uint64, n int) {
+// reset prepares for n bytes of code at base, from which rows of the block
+// around pc are wanted.
+func (a *analysis) reset(ar *arch, base uint64, n int, pc uint64) {
+	block := pc &^ (codeBlock - 1)
+	a.guessFrom = int(max(block-min(block, guessBefore), base) - base)
+	a.guessBlock = int(max(block, base) - base)
+	a.guessTo = min(n, int(block+codeBlock-base))
 	a.arch, a.base = ar, base
 	a.step = stepX86
 	if ar.linkRegister {
@@ -174,8 +192,8 @@ func (a *analysis) branch(parent uint16) uint16 {
 // sweep decodes all code in order and marks instructions, functions and
 // padding. first says that the code before cannot go on into this.
 func (a *analysis) sweep(first bool) {
-	var s frameState
-	var calls []int
+	s := &a.scratch
+	calls := a.calls[:0]
 	end := first
 	for at := 0; at < len(a.code); {
 		a.marks[at] |= markBoundary
@@ -187,8 +205,8 @@ func (a *analysis) sweep(first bool) {
 			at += n
 			continue // padding ends nothing, and goes on from an end
 		}
-		s = frameState{}
-		st := a.step(a, &s, at)
+		*s = frameState{}
+		st := a.step(a, s, at)
 		if st.size == 0 {
 			end = false
 			at += 1
@@ -209,6 +227,7 @@ func (a *analysis) sweep(first bool) {
 			end = true
 		}
 	}
+	a.calls = calls
 	for _, t := range calls {
 		if a.marks[t]&markBoundary != 0 {
 			a.marks[t] |= markFunction
@@ -255,9 +274,10 @@ func (a *analysis) follow() {
 func (a *analysis) walk(p path, weak bool) {
 	entry := a.arch.atEntry()
 	at, id, on := int(p.at), p.state, p.trail
-	s := a.states[id]
+	s := &a.current
+	*s = a.states[id]
 	for at >= 0 && at < len(a.code) {
-		if a.marks[at]&markFunction != 0 && s != entry && s.kind != frameStop {
+		if a.marks[at]&markFunction != 0 && *s != entry && at != a.entry {
 			return
 		}
 		if e := a.found[at]; e != 0 {
@@ -270,7 +290,7 @@ func (a *analysis) walk(p path, weak bool) {
 			}
 			if a.trial > 0 && int(a.owner[at]) < a.trial {
 				known := a.states[e-1]
-				m := known.meet(s)
+				m := known.meet(*s)
 				if known.kind == frameLost {
 					return
 				}
@@ -281,12 +301,12 @@ func (a *analysis) walk(p path, weak bool) {
 				}
 				return
 			}
-			m := a.states[e-1].meet(s)
+			m := a.states[e-1].meet(*s)
 			if m == a.states[e-1] {
 				return
 			}
-			s = m
-			id = a.intern(&s)
+			*s = m
+			id = a.intern(s)
 		}
 		if a.steps--; a.steps <= 0 {
 			return
@@ -299,13 +319,16 @@ func (a *analysis) walk(p path, weak bool) {
 			a.owner[at] = on
 		}
 		a.found[at] = id + 1
-		before := s
-		st := a.step(a, &s, at)
+		before := *s
+		st := a.step(a, s, at)
 		if st.size == 0 {
 			a.trails[on].errors = min(a.trails[on].errors+1, maxCount)
 			return
 		}
 		a.sizes[at] = uint8(st.size)
+		if st.kind == stepEnd || st.kind == stepReturn || st.kind == stepJump {
+			a.marks[at] |= markStops
+		}
 		switch st.kind {
 		case stepEnd:
 			return
@@ -319,39 +342,47 @@ func (a *analysis) walk(p path, weak bool) {
 			}
 			return
 		case stepJump:
+			if st.target == -1 && before != entry && before.kind == frameLive {
+				a.marks[at] |= markDeeper
+			}
 			if st.target < 0 || st.target >= len(a.code) {
 				return
 			}
-			if a.marks[st.target]&markFunction != 0 && s == entry {
+			if a.marks[st.target]&markFunction != 0 && *s == entry {
 				a.proof++
 			}
-			if s != before {
-				id = a.intern(&s)
+			if *s != before {
+				id = a.intern(s)
 			}
 			at = st.target
 			continue
 		case stepBranch:
 			if st.target >= 0 && st.target < len(a.code) {
-				a.strong = append(a.strong, path{int32(st.target), a.intern(&s), on})
+				a.strong = append(a.strong, path{int32(st.target), a.intern(s), on})
 			}
 		case stepCall:
-			for _, i := range []int{valueA, valueB, valueLR} {
+			for _, i := range [...]int{valueA, valueB, valueLR} {
 				s.values[i] = frameValue{}
 			}
 			if s.kind == frameLive && !s.rooted() {
-				s = frameState{kind: frameLost}
+				*s = frameState{kind: frameLost}
 			}
-			if at += st.size; at < len(a.code) && a.aligned(at) {
+			if next := at + st.size; next < len(a.code) && a.aligned(next) {
+				a.marks[at] |= markStops
+				if before.kind == frameLive {
+					a.marks[at] |= markDeeper
+				}
 				return
 			}
-			a.pushWeak(path{int32(at), a.intern(&s), a.branch(on)})
+			at += st.size
+			a.pushWeak(path{int32(at), a.intern(s), a.branch(on)})
 			return
 		}
 		if s.kind == frameLive && !s.rooted() {
-			s = frameState{kind: frameLost}
+			*s = frameState{kind: frameLost}
 		}
-		if s != before {
-			id = a.intern(&s)
+		if *s != before {
+			id = a.intern(s)
 		}
 		at += st.size
 	}
@@ -375,9 +406,12 @@ func (a *analysis) try(at int, s frameState, need int) bool {
 		return false // too many
 	}
 	a.strong = append(a.strong, path{int32(at), a.intern(&s), on})
+	rest := max(a.steps-maxTrySteps, 0)
+	a.steps -= rest
 	a.follow()
+	a.steps += rest
 	a.spread(a.trial)
-	ok := !a.refuted && !a.trails[a.trial].bad && a.proof >= need && a.steps > 0
+	ok := !a.refuted && !a.trails[a.trial].bad && a.proof >= need
 	for _, at := range a.journal {
 		if !ok || a.trails[a.owner[at]].bad {
 			a.found[at], a.owner[at], a.sizes[at] = 0, 0, 0
@@ -411,10 +445,10 @@ func (a *analysis) spread(from int) {
 	}
 }
 
-// analyse follows everything that can be followed. starts are known functions,
-// entry is the program's first instruction, or -1.
+// analyse follows everything that can be followed. entry is the program's first instruction, or -1.
 func (a *analysis) analyse(entry int) {
 	start := a.arch.atEntry()
+	a.entry = entry
 	if entry >= 0 {
 		s := frameState{kind: frameStop}
 		a.strong = append(a.strong, path{int32(entry), a.intern(&s), a.branch(0)})
@@ -433,50 +467,53 @@ func (a *analysis) analyse(entry int) {
 			a.found[at], a.owner[at], a.sizes[at] = 0, 0, 0
 		}
 	}
-	for at, m := range a.marks {
+	for at, m := range a.marks[:a.guessTo] {
+		if at < a.guessBlock {
+			continue
+		}
 		if m&(markPointer|markBoundary|markPadding) == markPointer|markBoundary && a.found[at] == 0 && m&markEnd != 0 {
 			a.try(at, start, 0)
 		}
 	}
-	a.guess(start)
+	// What lies before the block may be the middle of a function, where all
+	// guesses fail.
+	rest := a.steps - a.steps/8
+	a.steps -= rest
+	a.guess(start, a.guessFrom, a.guessBlock)
+	a.steps += rest
+	a.guess(start, a.guessBlock, a.guessTo)
 }
 
-// guess tries the code that nothing led to.
-func (a *analysis) guess(start frameState) {
-	var indirect *frameState // at the last jump to an unknown place
-	lastEnd := false
-	for at := 0; at < len(a.code) && a.steps > 0; {
+// guess tries the code in [from, to) that nothing led to.
+func (a *analysis) guess(start frameState, from, to int) {
+	var deeper frameState // where code went on from in a way that is not known
+	known := false
+	stopped := false
+	for at := from; at < to && a.steps > 0; {
 		m := a.marks[at]
-		if a.found[at] == 0 && m&markBoundary != 0 && m&markPadding == 0 && (m&markEnd != 0 || lastEnd) {
+		if a.found[at] == 0 && m&(markBoundary|markPadding) == markBoundary && (m&markEnd != 0 || stopped) {
 			switch {
-			case indirect != nil && a.try(at, *indirect, 1):
+			case known && a.try(at, deeper, 1):
 			case a.try(at, start, 1):
-				indirect = nil
-			case indirect == nil && m&markEnd != 0 && a.prologue(at):
+				known = false
+			case !known && m&markEnd != 0 && a.prologue(at):
 				a.try(at, start, 0)
 			}
+			m = a.marks[at]
 		}
 		if a.found[at] == 0 {
-			lastEnd = lastEnd && m&markPadding != 0
+			stopped = stopped && m&(markPadding|markBoundary) != markBoundary
 			at++
 			continue
 		}
 		if m&markFunction != 0 {
-			indirect = nil
+			known = false
 		}
-		s := a.states[a.found[at]-1]
-		st := a.step(a, &s, at)
-		if st.kind == stepJump && st.target == -1 && s != start && s.kind == frameLive {
-			indirect = &s
+		if m&markDeeper != 0 {
+			deeper, known = a.states[a.found[at]-1], true
 		}
-		if next := at + st.size; st.kind == stepCall && next < len(a.code) && a.aligned(next) {
-			st.kind = stepEnd
-			if s.kind == frameLive {
-				indirect = &s
-			}
-		}
-		lastEnd = st.kind == stepJump || st.kind == stepReturn || st.kind == stepEnd
-		at += max(st.size, 1)
+		stopped = m&markStops != 0
+		at += max(int(a.sizes[at]), 1)
 	}
 }
 
@@ -497,12 +534,13 @@ func (a *analysis) aligned(at int) bool {
 // prologue tells whether code begins by making a frame, as only functions do.
 func (a *analysis) prologue(at int) bool {
 	start := a.arch.atEntry()
-	s := start
+	s := &a.scratch
+	*s = start
 	for range 4 {
 		if at >= len(a.code) {
 			return false
 		}
-		st := a.step(a, &s, at)
+		st := a.step(a, s, at)
 		if st.kind != stepNext || st.size == 0 {
 			return false
 		}
@@ -598,7 +636,7 @@ func (x *Index) deriveBlock(rd *reader, w *writer, low, high uint64, within span
 	}
 	a := analyses.Get().(*analysis)
 	defer analyses.Put(a)
-	a.reset(x.arch, from, int(to-from))
+	a.reset(x.arch, from, int(to-from), low)
 	if !x.readCode(a.code, from) {
 		return
 	}

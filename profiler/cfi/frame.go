@@ -2,16 +2,17 @@ package cfi
 
 // What a register holds, as far as frames depend on it.
 const (
-	valueUnknown uint8 = iota
+	valueUnknown int32 = iota
 	valueCFA           // the CFA + off
 	valueCaller        // the caller's frame pointer
 	valueReturn        // the return address (aarch64)
 	valueConst         // the number off
 )
 
-// frameValue is what a register holds.
+// frameValue is what a register holds. Like frameState it has no holes: it is
+// compared and hashed as plain memory.
 type frameValue struct {
-	kind uint8
+	kind int32
 	off  int32
 }
 
@@ -44,14 +45,14 @@ const (
 
 // Kinds of frameState.
 const (
-	frameLive uint8 = iota
-	frameStop       // outermost: nobody called this
-	frameLost       // contradictory
+	frameLive uint16 = iota
+	frameStop        // outermost: nobody called this
+	frameLost        // contradictory
 )
 
 // frameState is what is known before an instruction.
 type frameState struct {
-	kind    uint8
+	kind    uint16
 	fpSaved bool // the caller's frame pointer is at CFA + fpSlot
 	raSaved bool // the return address is at CFA + raSlot (aarch64)
 	fpSlot  int32

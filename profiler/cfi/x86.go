@@ -369,6 +369,26 @@ func (in *x86Inst) writes(f func(reg uint8)) {
 	}
 }
 
+// x86Tracked has a bit for each register that state follows.
+const x86Tracked = 1<<x86RSP | 1<<x86RBP | 1<<x86R10 | 1<<x86R11
+
+// plain tells most instructions that cannot concern a frame: no branches, and
+// no operand that is followed.
+func (in *x86Inst) plain() bool {
+	if !in.modrm || in.vex || x86Tracked>>in.reg&1 != 0 || in.rm != noBase && x86Tracked>>in.rm&1 != 0 {
+		return false
+	}
+	op := in.op
+	switch in.space {
+	case 0:
+		return op < 0x40 || op == 0x63 || op >= 0x80 && op <= 0x8b || op == 0x8d && !in.pcRel ||
+			op == 0xc0 || op == 0xc1 || op == 0xc6 || op == 0xc7 || op >= 0xd0 && op <= 0xd3 || op == 0xf6 || op == 0xf7
+	case 1:
+		return op >= 0x10 && op < 0x30 || op >= 0x40 && op < 0x80 || op >= 0x90 && op < 0xa0 || op >= 0xb0 && op < 0xb8 || op >= 0xbc && op < 0xc8 || op >= 0xd0 && op < 0xff
+	}
+	return false
+}
+
 // x86Slot is where state keeps a register's value, or -1.
 func x86Slot(reg uint8) int {
 	switch reg {
@@ -392,6 +412,9 @@ func stepX86(a *analysis, s *frameState, at int) step {
 	}
 	next := at + in.size
 	st := step{size: in.size}
+	if in.plain() {
+		return st
+	}
 	value := func(reg uint8) frameValue {
 		if i := x86Slot(reg); i >= 0 {
 			return s.values[i]
