@@ -72,7 +72,7 @@ Exit code 0: profiling will work. 3: it will not.`,
 }
 
 func selectChecks(cmd *cobra.Command, only []string) ([]check.Check, error) {
-	checks := doctor.Checks()
+	checks := doctor.Checks(recordSpin)
 	if len(only) == 0 {
 		return checks, nil
 	}

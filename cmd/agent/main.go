@@ -136,6 +136,7 @@ func newRootCommand() *cobra.Command {
 		newUnwindCommand(),
 		newVersionCommand(),
 		newHoldCommand(),
+		newSpinCommand(),
 	)
 	cobra.EnableCommandSorting = false
 	root.SetHelpTemplate(helpTemplate)

@@ -15,8 +15,8 @@ import (
 )
 
 // Checks is the list, in the order in which later checks build on earlier
-// ones.
-func Checks() []check.Check {
+// ones. record makes the recording that one of them looks at.
+func Checks(record Recorder) []check.Check {
 	self := readSelf("/proc/self")
 	return []check.Check{
 		{
@@ -66,6 +66,12 @@ func Checks() []check.Check {
 			Run:    self.programs,
 			Effect: "the profiler's programs do not run on this kernel: no profile at all",
 			Fix:    "report it with the output of: kalypso-agent doctor --only programs; uname -a",
+		},
+		{
+			ID: "unwind", Title: "a stack is walked to its root and named", Severity: check.Limit,
+			Run:    self.unwind(record),
+			Effect: "stacks are cut or their functions have no names: see the quality line of a recording",
+			Fix:    "report it with the output of: kalypso-agent doctor; kalypso-agent record --stats stats.json",
 		},
 		{
 			ID: "bpf_loop", Title: "programs may loop: deep stacks", Severity: check.Limit,

@@ -13,7 +13,7 @@ import (
 // must have a page to read on.
 func TestChecksAreComplete(t *testing.T) {
 	seen := map[string]bool{}
-	for _, c := range Checks() {
+	for _, c := range Checks(nil) {
 		if seen[c.ID] {
 			t.Errorf("two checks are called %s", c.ID)
 		}
