@@ -676,9 +676,6 @@ func TestBuildIDShared(t *testing.T) {
 	}
 
 	// Another size with the same build ID is another file.
-	if err := os.WriteFile(filepath.Join(t.TempDir(), "long"), append(text, 0), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	long := filepath.Join(t.TempDir(), "long")
 	if err := os.WriteFile(long, append(text, 0), 0o755); err != nil {
 		t.Fatal(err)
@@ -822,14 +819,13 @@ func TestOpenFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.Command("/proc/self/fd/3")
-		cmd.ExtraFiles = []*os.File{f}
-		// A script would do, an open-for-writing file cannot be run: reopen it.
+		// A file that is open for writing cannot be run: reopen it.
 		ro, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.Close()
-		cmd.ExtraFiles[0] = ro
+		cmd.ExtraFiles = []*os.File{ro}
 		check(t, start(t, cmd), "/memfd:ghost", want)
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,6 +140,7 @@ func TestWalkThatFailsKeepsTheSample(t *testing.T) {
 func burn(t *testing.T, n int) {
 	stop := make(chan struct{})
 	var all sync.WaitGroup
+	var sum atomic.Int64 // or the compiler may leave the work out
 	for range n {
 		all.Go(func() {
 			runtime.LockOSThread()
@@ -148,7 +150,7 @@ func burn(t *testing.T, n int) {
 				case <-stop:
 					return
 				default:
-					spin(depth % 200)
+					sum.Add(int64(spin(depth % 200)))
 				}
 			}
 		})
