@@ -25,7 +25,7 @@ import (
 const (
 	// codeBlock is how much is analysed at once, and codeBefore and codeAfter
 	// what is looked at around it: functions begin before a page and go on
-	// behind it. 99.9 % of the functions of musl and glibc are below 8 KiB.
+	// behind it.
 	codeBlock  = 64 << 10
 	codeBefore = 16 << 10
 	codeAfter  = 8 << 10
@@ -74,7 +74,6 @@ const (
 	markPointer                    // code has the address
 	markPadding
 	markEnd    // the instruction before does not go on
-	markStops  // followed: this instruction does not go on
 	markDeeper // followed: the code behind may go on with its state
 )
 
@@ -326,9 +325,6 @@ func (a *analysis) walk(p path, weak bool) {
 			return
 		}
 		a.sizes[at] = uint8(st.size)
-		if st.kind == stepEnd || st.kind == stepReturn || st.kind == stepJump {
-			a.marks[at] |= markStops
-		}
 		switch st.kind {
 		case stepEnd:
 			return
@@ -368,7 +364,6 @@ func (a *analysis) walk(p path, weak bool) {
 				*s = frameState{kind: frameLost}
 			}
 			if next := at + st.size; next < len(a.code) && a.aligned(next) {
-				a.marks[at] |= markStops
 				if before.kind == frameLive {
 					a.marks[at] |= markDeeper
 				}
@@ -512,7 +507,9 @@ func (a *analysis) guess(start frameState, from, to int) {
 		if m&markDeeper != 0 {
 			deeper, known = a.states[a.found[at]-1], true
 		}
-		stopped = m&markStops != 0
+		// Where nothing is known of the code behind, this did not lead there: a
+		// jump, or a call that does not return.
+		stopped = true
 		at += max(int(a.sizes[at]), 1)
 	}
 }
