@@ -314,7 +314,7 @@ func (k *Kernel) MapBytes() uint64 {
 	m := &k.objs.kalypsoMaps
 	for _, mp := range []*ebpf.Map{
 		m.Mappings, m.Executables, m.Pages, m.Rows, m.Rules, m.Processes, m.Targets,
-		m.Counts, m.Records, m.Walks, m.Copies, m.Counters,
+		m.Counts, m.Records, m.Walks, m.Memories, m.Copies, m.Counters,
 	} {
 		if info, err := mp.Info(); err == nil {
 			if n, ok := info.Memlock(); ok {

@@ -70,7 +70,7 @@ func TestStructsAgree(t *testing.T) {
 		"klp_regs":       goLayout(unwind.Regs{}, map[string]string{"PC": "pc", "SP": "sp", "FP": "fp", "LR": "lr", "R": "r"}),
 		"klp_mapping":    {32, map[string]uint32{"start": 0, "end": 8, "bias": 16, "executable": 24, "kind": 28}},
 		"klp_process":    {16, map[string]uint32{"first": 0, "count": 4, "flags": 8}},
-		"klp_executable": {16, map[string]uint32{"pages": 0, "first_page": 4, "count": 8}},
+		"klp_executable": {16, map[string]uint32{"pages": 0, "first_page": 4, "count": 8, "unavailable": 12}},
 		"klp_page":       {16, map[string]uint32{"first": 0, "count": 4, "used": 8}},
 		"klp_rows":       {4096, map[string]uint32{"row": 0}},
 	}

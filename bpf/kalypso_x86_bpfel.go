@@ -20,8 +20,8 @@ const (
 	kalypsoMapCounters        = "counters"
 	kalypsoMapCounts          = "counts"
 	kalypsoMapExecutables     = "executables"
-	kalypsoMapKnown           = "known"
 	kalypsoMapMappings        = "mappings"
+	kalypsoMapMemories        = "memories"
 	kalypsoMapPages           = "pages"
 	kalypsoMapProcesses       = "processes"
 	kalypsoMapRecords         = "records"
@@ -109,8 +109,8 @@ type kalypsoMapSpecs struct {
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Counts      *ebpf.MapSpec `ebpf:"counts"`
 	Executables *ebpf.MapSpec `ebpf:"executables"`
-	Known       *ebpf.MapSpec `ebpf:"known"`
 	Mappings    *ebpf.MapSpec `ebpf:"mappings"`
+	Memories    *ebpf.MapSpec `ebpf:"memories"`
 	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Processes   *ebpf.MapSpec `ebpf:"processes"`
 	Records     *ebpf.MapSpec `ebpf:"records"`
@@ -162,8 +162,8 @@ type kalypsoMaps struct {
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Counts      *ebpf.Map `ebpf:"counts"`
 	Executables *ebpf.Map `ebpf:"executables"`
-	Known       *ebpf.Map `ebpf:"known"`
 	Mappings    *ebpf.Map `ebpf:"mappings"`
+	Memories    *ebpf.Map `ebpf:"memories"`
 	Pages       *ebpf.Map `ebpf:"pages"`
 	Processes   *ebpf.Map `ebpf:"processes"`
 	Records     *ebpf.Map `ebpf:"records"`
@@ -180,8 +180,8 @@ func (m *kalypsoMaps) Close() error {
 		m.Counters,
 		m.Counts,
 		m.Executables,
-		m.Known,
 		m.Mappings,
+		m.Memories,
 		m.Pages,
 		m.Processes,
 		m.Records,

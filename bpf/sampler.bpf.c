@@ -189,7 +189,7 @@ static __always_inline void klp_finish(struct klp_walk *w)
 {
 	__u32 pid = w->stack.header.pid, tid = w->stack.header.tid;
 
-	if (w->stop == KLP_STOP_NO_TABLE || w->stop == KLP_STOP_NO_MAPPING) {
+	if ((w->stop == KLP_STOP_NO_TABLE && !w->hopeless) || w->stop == KLP_STOP_NO_MAPPING) {
 		struct klp_process *process = bpf_map_lookup_elem(&processes, &pid);
 
 		if (!(process && process->flags & KLP_PROCESS_NO_DEFER) && klp_defer(w))
@@ -255,6 +255,7 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	w->mappings = 0;
 	w->table = w->rows = 0;
 	w->window_bytes = 0;
+	w->hopeless = 0;
 
 	/* A kernel thread, or a process that has already given its memory back. */
 	if (task->flags & PF_KTHREAD || !task->mm) {

@@ -15,7 +15,10 @@ type Mapping struct {
 }
 
 // Executable is one entry of the table of executables: its slice of pages.
-type Executable struct{ Pages, FirstPage, Count uint32 }
+type Executable struct {
+	Pages, FirstPage, Count uint32
+	Unavailable             bool // its pages will never come: do not ask for them
+}
 
 // Page is one entry of the table of pages: its slice of rows.
 type Page struct{ First, Count, Used uint32 }
@@ -110,6 +113,9 @@ func (t *Tables) SetExecutable(i uint32, e Executable) error {
 	order.PutUint32(b[0:], e.Pages)
 	order.PutUint32(b[4:], e.FirstPage)
 	order.PutUint32(b[8:], e.Count)
+	if e.Unavailable {
+		order.PutUint32(b[12:], 1)
+	}
 	return t.executables.write(i, b[:])
 }
 

@@ -37,7 +37,7 @@ func Load(t testing.TB, shared map[string]*ebpf.Map) *Functions {
 	if err != nil {
 		t.Fatal(err)
 	}
-	used := map[string]bool{"walk": true, "copies": true, "known": true}
+	used := map[string]bool{"walk": true, "copies": true, "memories": true}
 	for _, name := range tableNames() {
 		used[name] = true
 	}

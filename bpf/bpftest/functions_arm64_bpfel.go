@@ -54,11 +54,11 @@ type functionsKlpCopy struct {
 }
 
 type functionsKlpExecutable struct {
-	_         structs.HostLayout
-	Pages     uint32
-	FirstPage uint32
-	Count     uint32
-	Pad       uint32
+	_           structs.HostLayout
+	Pages       uint32
+	FirstPage   uint32
+	Count       uint32
+	Unavailable uint32
 }
 
 type functionsKlpKey struct {
@@ -68,14 +68,6 @@ type functionsKlpKey struct {
 	Tid  uint32
 }
 
-type functionsKlpKnown struct {
-	_          structs.HostLayout
-	Offset     uint64
-	Executable uint32
-	Epoch      uint32
-	Rule       functionsKlpRule
-}
-
 type functionsKlpMapping struct {
 	_          structs.HostLayout
 	Start      uint64
@@ -83,6 +75,17 @@ type functionsKlpMapping struct {
 	Bias       uint64
 	Executable uint32
 	Kind       uint32
+}
+
+type functionsKlpMemory struct {
+	_     structs.HostLayout
+	Known [512]struct {
+		_          structs.HostLayout
+		Offset     uint64
+		Executable uint32
+		Epoch      uint32
+		Rule       functionsKlpRule
+	}
 }
 
 type functionsKlpPage struct {
@@ -147,7 +150,7 @@ type functionsKlpWalk struct {
 	Exact        uint8
 	Leaf         uint8
 	Registers    uint8
-	Pad          uint8
+	Hopeless     uint8
 	Regs         struct {
 		_  structs.HostLayout
 		Pc uint64
@@ -189,8 +192,8 @@ const (
 	functionsMapCounters          = "counters"
 	functionsMapCounts            = "counts"
 	functionsMapExecutables       = "executables"
-	functionsMapKnown             = "known"
 	functionsMapMappings          = "mappings"
+	functionsMapMemories          = "memories"
 	functionsMapPages             = "pages"
 	functionsMapProcesses         = "processes"
 	functionsMapRecords           = "records"
@@ -278,8 +281,8 @@ type functionsMapSpecs struct {
 	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	Counts      *ebpf.MapSpec `ebpf:"counts"`
 	Executables *ebpf.MapSpec `ebpf:"executables"`
-	Known       *ebpf.MapSpec `ebpf:"known"`
 	Mappings    *ebpf.MapSpec `ebpf:"mappings"`
+	Memories    *ebpf.MapSpec `ebpf:"memories"`
 	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Processes   *ebpf.MapSpec `ebpf:"processes"`
 	Records     *ebpf.MapSpec `ebpf:"records"`
@@ -321,8 +324,8 @@ type functionsMaps struct {
 	Counters    *ebpf.Map `ebpf:"counters"`
 	Counts      *ebpf.Map `ebpf:"counts"`
 	Executables *ebpf.Map `ebpf:"executables"`
-	Known       *ebpf.Map `ebpf:"known"`
 	Mappings    *ebpf.Map `ebpf:"mappings"`
+	Memories    *ebpf.Map `ebpf:"memories"`
 	Pages       *ebpf.Map `ebpf:"pages"`
 	Processes   *ebpf.Map `ebpf:"processes"`
 	Records     *ebpf.Map `ebpf:"records"`
@@ -339,8 +342,8 @@ func (m *functionsMaps) Close() error {
 		m.Counters,
 		m.Counts,
 		m.Executables,
-		m.Known,
 		m.Mappings,
+		m.Memories,
 		m.Pages,
 		m.Processes,
 		m.Records,

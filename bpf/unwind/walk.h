@@ -47,10 +47,10 @@ struct klp_walk {
 	__u32 base;   /* index in stack.frames of the first user frame */
 	__u32 frames; /* user frames so far */
 	__u32 stop;
-	__u8 exact;     /* pc is the next instruction to run, not a return address */
-	__u8 leaf;      /* lr is that of the frame */
-	__u8 registers; /* regs are those of the frame, too */
-	__u8 pad;
+	__u8 exact;           /* pc is the next instruction to run, not a return address */
+	__u8 leaf;            /* lr is that of the frame */
+	__u8 registers;       /* regs are those of the frame, too */
+	__u8 hopeless;        /* the missing table will never come */
 	struct klp_regs regs; /* of the leaf */
 	/* the stack as last read: one read of 512 bytes costs what three of 8 do */
 	__u64 window_at;

@@ -13,6 +13,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -501,6 +502,9 @@ func (t *Table) opened(p *process, e *Executable, m *Mapping) {
 	}
 	t.stats.BuildTime += time.Since(start)
 	if e.openErr != nil {
+		if !e.notELF && !errors.Is(e.openErr, fs.ErrNotExist) {
+			_ = t.kernel.SetExecutable(e.id, bpf.Executable{Unavailable: true})
+		}
 		return
 	}
 	if e.shared {

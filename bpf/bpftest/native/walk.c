@@ -62,11 +62,11 @@ static inline struct klp_rule *klp_rule_at(__u32 i)
 }
 
 /* Forgotten with the tables, as with an executable that gives its number back. */
-static struct klp_known known[1 << KLP_KNOWN_BITS];
+static struct klp_known known[KLP_KNOWN];
 
 static inline struct klp_known *klp_known_at(__u32 slot)
 {
-	return slot < 1 << KLP_KNOWN_BITS ? &known[slot] : NULL;
+	return slot < KLP_KNOWN ? &known[slot] : NULL;
 }
 
 static inline __u32 klp_now(void)

@@ -50,10 +50,10 @@ struct klp_process {
 
 /* An executable: its slice of map "pages", by 64 KiB pages of the file. */
 struct klp_executable {
-	__u32 pages;      /* index of the first entry */
-	__u32 first_page; /* number of the page it stands for */
-	__u32 count;      /* 0 until the file was opened */
-	__u32 pad;
+	__u32 pages;       /* index of the first entry */
+	__u32 first_page;  /* number of the page it stands for */
+	__u32 count;       /* 0 until the file was opened */
+	__u32 unavailable; /* the file cannot be read, or is for another machine */
 };
 
 #define KLP_PAGE_UNAVAILABLE 0xffffffff

@@ -48,8 +48,8 @@
 #define KLP_PAGES       65536   /* 16 B each: 4 GiB of code */
 #define KLP_ROWS        1048576 /* 4 B each */
 #define KLP_RULES       16384   /* 16 B each; 4,000 distinct ones in a desktop's /usr/lib */
-#define KLP_KNOWN_BITS  10      /* 2^10 remembered rules of 32 B per CPU */
-#define KLP_MAPPINGS    49152   /* 32 B each */
+#define KLP_KNOWN       512 /* remembered rules of 32 B, per CPU: 16 KiB of stack, a slot for each 32 B */
+#define KLP_MAPPINGS    49152 /* 32 B each */
 #define KLP_PROCESSES   16384
 #define KLP_COUNTS      16384
 #define KLP_RING_BYTES  (2 << 20)

@@ -67,12 +67,16 @@ struct {
 } copies SEC(".maps");
 
 /* The same few return addresses make up most stacks: no need to search twice. */
+struct klp_memory {
+	struct klp_known known[KLP_KNOWN];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1 << KLP_KNOWN_BITS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct klp_known);
-} known SEC(".maps");
+	__type(value, struct klp_memory);
+} memories SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -119,7 +123,10 @@ static __always_inline struct klp_rule *klp_rule_at(__u32 i)
 
 static __always_inline struct klp_known *klp_known_at(__u32 slot)
 {
-	return bpf_map_lookup_elem(&known, &slot);
+	__u32 zero = 0;
+	struct klp_memory *memory = bpf_map_lookup_elem(&memories, &zero);
+
+	return memory && slot < KLP_KNOWN ? &memory->known[slot] : NULL;
 }
 
 /* Counted up by user space once a second. */
