@@ -212,8 +212,10 @@ func TestLifecycle(t *testing.T) {
 func testFork(t *testing.T, k *bpf.Kernel, own uint32) {
 	t.Helper()
 	// A shell forks for what stands in parentheses, and says the child's PID.
+	// The child's own standard input is /dev/null, as of all that sh puts in the
+	// background: it waits on descriptor 3.
 	sh := as("")
-	sh.Path, sh.Args = "/bin/sh", []string{"sh", "-c", "echo ready; read x; (exec 3<&0; read y <&3; :) <&0 & echo $!; wait"}
+	sh.Path, sh.Args = "/bin/sh", []string{"sh", "-c", "exec 3<&0; echo ready; read x; (read y <&3; :) & echo $!; wait"}
 	in, err := sh.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
