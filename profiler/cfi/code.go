@@ -42,9 +42,13 @@ const (
 	maxTrails     = 1<<16 - 2
 	// Symbols are only read when there is more code without entries than the
 	// few stubs that every file has, and when reading them takes no longer
-	// than some milliseconds.
+	// than some milliseconds: unless a lot of code has no entries (V8's
+	// built-in functions in node), whose starts cannot all be guessed. Naming
+	// reads the same symbols later (node's 10 MB take 0.2 s, once).
 	minSymbolCode     = 512
 	maxSymbolSections = 2 << 20
+	muchSymbolCode    = 16 << 10
+	maxSymbolBytes    = 64 << 20
 )
 
 // What an instruction does to the flow of control.
@@ -638,7 +642,7 @@ func (x *Index) deriveBlock(rd *reader, w *writer, low, high uint64, within span
 		return
 	}
 	a.sweep(from == within.low || from > max(block-min(block, codeBefore), within.low))
-	if to-from >= minSymbolCode && x.readsSymbols() {
+	if to-from >= minSymbolCode && x.readsSymbols(to-from) {
 		for pc := from; pc < to; {
 			s, ok := x.file.Symbol(pc)
 			if !ok || s.Value+s.Size <= pc {
@@ -717,15 +721,16 @@ func (x *Index) gapEnd(rd *reader, high, limit uint64) uint64 {
 	return limit
 }
 
-// readsSymbols tells whether the file's symbols are worth reading.
-func (x *Index) readsSymbols() bool {
+// readsSymbols tells whether the file's symbols are worth reading for so much
+// code without entries.
+func (x *Index) readsSymbols(code uint64) bool {
 	var size uint64
 	for _, s := range x.file.ELF.Sections {
 		if s.Type == elf.SHT_SYMTAB || s.Type == elf.SHT_DYNSYM {
 			size = max(size, s.Size)
 		}
 	}
-	return size <= maxSymbolSections
+	return size <= maxSymbolSections || code >= muchSymbolCode && size <= maxSymbolBytes
 }
 
 // findInstructions lists where instructions are: linkers put headers and

@@ -49,7 +49,6 @@ type workload struct {
 	env      []string
 	branches []branch
 	symbols  []string // modules whose frames must have names
-	mayEnd   string   // a marker that may stand for the root, where the C library has no unwind information
 	few      float64  // how many samples may be missing, when not countError
 	check    func(t *testing.T, run *run) []string
 }
@@ -153,9 +152,6 @@ func (r row) String() string {
 }
 
 const header = "workload                 cpu s  samples  count % noise %   points chain % whole % inline % named %"
-
-// noInformation is the marker of a walk that met code without unwind rows.
-const noInformation = "[unwind: no information]"
 
 // levels are the functions of chain.c from the one at depth to the last.
 func levels(depth int) []string {
@@ -291,8 +287,7 @@ func cases() []workload {
 		{name: "rust", build: rustProgram, branches: rustBranches(), symbols: own},
 		{name: "go", build: goProgram(), branches: goBranches(), symbols: own},
 		{name: "go-stripped", build: goProgram("-ldflags=-s -w"), branches: goBranches(), symbols: own},
-		// V8 enters the script through a built-in without unwind information.
-		{name: "node-perf-map", build: nodeProgram, branches: jitBranches(), check: removePerfMaps, mayEnd: noInformation},
+		{name: "node-perf-map", build: nodeProgram, branches: jitBranches(), check: removePerfMaps},
 		{name: "threads", build: cProgram("threads.c", []string{"-pthread"}), flags: []string{"--by", "thread"}, symbols: own, check: wantThreads},
 		{name: "short-lived", build: cProgram("shortlived.c", nil), hertz: 97, seconds: 8, few: 0.05, check: wantShortLived, symbols: own,
 			branches: []branch{{in: []string{"hot_child"}, chain: []string{"_start", "*", "main", "child", "hot_child"}}}},
@@ -446,7 +441,7 @@ func judge(t *testing.T, w *workload, r *run) (out row, problems, noisy []string
 		noisy = append(noisy, fmt.Sprintf("%d samples are %.1f %% of %.2f CPU seconds at %d Hz (load adds an error of %.1f %%, steal %.1f %%)",
 			r.total, 100*out.count, out.cpu, w.hertz, 100*out.noise, 100*r.stolen))
 	}
-	ended := func(s *stack) bool { return len(s.frames) > 0 && (s.marker == "" || s.marker == w.mayEnd) }
+	ended := func(s *stack) bool { return len(s.frames) > 0 && s.marker == "" }
 	if got := r.count(ended); got.ratio() < wholeMin {
 		bad("%s %% of the stacks are whole; the others: %v", got, r.markers())
 		for _, e := range r.examples(3, func(s *stack) bool { return !ended(s) }) {
@@ -469,7 +464,7 @@ func judge(t *testing.T, w *workload, r *run) (out row, problems, noisy []string
 		}
 		want := newChain(b.chain...)
 		has := runs(of...)
-		holds := func(s *stack) bool { return (s.marker == "" || s.marker == w.mayEnd) && want.in(s.frames) }
+		holds := func(s *stack) bool { return s.marker == "" && want.in(s.frames) }
 		got := r.among(of, holds)
 		out.chain.add(got)
 		if got.ratio() < chainMin {
