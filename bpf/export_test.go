@@ -11,5 +11,8 @@ func (k *Kernel) Maps() map[string]*ebpf.Map {
 	}
 }
 
+// FollowEvery is how often a Sideband looks at the list of CPUs, and a bit.
+const FollowEvery = followEvery + followEvery/5
+
 // LoadError is loadError.
 func LoadError(err error) error { return loadError(err) }

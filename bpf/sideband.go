@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,9 +18,10 @@ import (
 // is asked of the process, so one that is gone a moment later is known all the
 // same. Costs one record per process event, and per executable mapping.
 type Sideband struct {
-	rings []ring
-	held  []ProcessEvent // newer than the last drain's start: their elders may still be unread
-	lost  uint64
+	rings    map[int]*ring  // by CPU
+	held     []ProcessEvent // newer than the last drain's start: their elders may still be unread
+	lost     uint64
+	followed time.Time // when the list of CPUs was last looked at
 }
 
 // ProcessEventKind says what happened.
@@ -54,28 +56,57 @@ type ring struct {
 	data []byte // one page of header, then the ring
 }
 
-// OpenSideband starts recording on every CPU that is online.
+// OpenSideband starts recording on every CPU that is online, and on those that
+// come online later.
 func OpenSideband() (*Sideband, error) {
-	cpus, err := onlineCPUs()
-	if err != nil {
+	s := &Sideband{rings: map[int]*ring{}}
+	if err := s.follow(nil); err != nil {
+		_ = s.Close()
 		return nil, err
-	}
-	s := &Sideband{}
-	for cpu := range cpus {
-		r, err := openRing(cpu)
-		if errors.Is(err, unix.ENODEV) {
-			continue
-		}
-		if err != nil {
-			_ = s.Close()
-			return nil, fmt.Errorf("record process events on CPU %d: %w", cpu, err)
-		}
-		s.rings = append(s.rings, r)
 	}
 	return s, nil
 }
 
-func openRing(cpu int) (ring, error) {
+// follow opens rings on CPUs that came online, and closes those of CPUs that
+// went, once it has called drain on them.
+func (s *Sideband) follow(drain func(*ring)) error {
+	online, err := onlineCPUs()
+	if err != nil {
+		return err
+	}
+	for cpu, r := range s.rings {
+		if !online[cpu] {
+			drain(r)
+			if err := r.close(); err != nil {
+				return err
+			}
+			delete(s.rings, cpu)
+		}
+	}
+	for cpu := range online {
+		if s.rings[cpu] != nil {
+			continue
+		}
+		r, err := openRing(cpu)
+		if errors.Is(err, unix.ENODEV) {
+			continue // went offline meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("record process events on CPU %d: %w", cpu, err)
+		}
+		s.rings[cpu] = r
+		if !s.followed.IsZero() {
+			s.lost++ // it has been online for a moment already
+		}
+	}
+	s.followed = time.Now()
+	return nil
+}
+
+// followEvery is how often the list of CPUs is looked at.
+const followEvery = time.Second
+
+func openRing(cpu int) (*ring, error) {
 	attr := unix.PerfEventAttr{
 		Type:        unix.PERF_TYPE_SOFTWARE,
 		Config:      unix.PERF_COUNT_SW_DUMMY,
@@ -88,28 +119,31 @@ func openRing(cpu int) (ring, error) {
 	}
 	fd, err := unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
-		return ring{}, err
+		return nil, err
 	}
 	size := (1 + ringPages) * unix.Getpagesize()
 	data, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		_ = unix.Close(fd)
-		return ring{}, fmt.Errorf("map %d bytes of ring buffer: %w", size, err)
+		return nil, fmt.Errorf("map %d bytes of ring buffer: %w", size, err)
 	}
-	return ring{fd: fd, data: data}, nil
+	return &ring{fd: fd, data: data}, nil
 }
+
+func (r *ring) close() error { return errors.Join(unix.Munmap(r.data), unix.Close(r.fd)) }
 
 // Close stops recording.
 func (s *Sideband) Close() error {
 	var errs []error
 	for _, r := range s.rings {
-		errs = append(errs, unix.Munmap(r.data), unix.Close(r.fd))
+		errs = append(errs, r.close())
 	}
 	s.rings = nil
 	return errors.Join(errs...)
 }
 
-// Lost is how many records the kernel had no room for.
+// Lost is how many records the kernel had no room for, and how often a CPU was
+// online for a moment before its records were.
 func (s *Sideband) Lost() uint64 { return s.lost }
 
 // Drain appends everything that happened before the call, oldest first.
@@ -120,8 +154,14 @@ func (s *Sideband) Drain(dst []ProcessEvent) ([]ProcessEvent, error) {
 	}
 	now := uint64(ts.Nano())
 	events := s.held
-	for i := range s.rings {
-		events = s.drainRing(&s.rings[i], events)
+	for _, r := range s.rings {
+		events = s.drainRing(r, events)
+	}
+	if time.Since(s.followed) > followEvery {
+		if err := s.follow(func(r *ring) { events = s.drainRing(r, events) }); err != nil {
+			s.held = events
+			return dst, err
+		}
 	}
 	slices.SortStableFunc(events, func(a, b ProcessEvent) int {
 		switch {

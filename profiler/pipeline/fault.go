@@ -15,12 +15,14 @@ import (
 // loadFault explains why the kernel refused us.
 func loadFault(err error) error {
 	f := &profiler.Fault{What: "cannot start sampling", Why: err, Fix: "kalypso-agent doctor   tells what is missing and how to get it"}
+	missing := missingCapabilities()
 	switch {
 	case !bpf.BTFAvailable():
 		f.Why = errors.New("this kernel does not describe its types (no /sys/kernel/btf/vmlinux)")
 		f.Fix = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y: every distribution's kernel since about 2021"
-	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		missing := missingCapabilities()
+	// Without a capability, the verifier also says EINVAL: this helper is not
+	// for programs of this type.
+	case missing != "" || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		switch {
 		case os.Geteuid() != 0:
 			f.Why = fmt.Errorf("not running as root: %w", err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -114,35 +115,52 @@ func (s self) capPerfmon(ctx context.Context) check.Outcome {
 		}
 	}
 	started := time.Now()
-	var total, silent uint64
-	for range maxRounds {
-		select {
-		case <-ctx.Done():
-		case <-time.After(sampleFor):
-		}
-		var perCPU []uint64
-		if err := counts.Lookup(uint32(0), &perCPU); err != nil {
-			return check.Fail("reading the counts: %s", reason(err))
-		}
-		total, silent = 0, 0
-		for _, cpu := range cpus {
-			if cpu < len(perCPU) && perCPU[cpu] > 0 {
-				total += perCPU[cpu]
-			} else {
-				silent++
-			}
-		}
-		if silent == 0 {
-			break
-		}
+	total, silent, err := countOnEach(ctx, counts, cpus)
+	if err != nil {
+		return check.Fail("reading the counts: %s", reason(err))
 	}
-	took := time.Since(started)
-	seen := fmt.Sprintf("attached perf_event program to cpu-clock on %d CPUs, %d samples in %.1f s", len(events), total, took.Seconds())
+	seen := fmt.Sprintf("attached perf_event program to cpu-clock on %d CPUs, %d samples in %.1f s", len(events), total, time.Since(started).Seconds())
 	if total == 0 || silent > 0 {
 		return check.Fail("%s, none on %d CPUs", seen, silent).
 			WithFix("look at kernel.perf_cpu_time_max_percent and at dmesg: the kernel throttles events that take too long")
 	}
 	return check.Pass("%s", seen)
+}
+
+// countOnEach keeps one CPU after the other busy until it was sampled: the
+// clock of an idle CPU may stand still. silent are those that never were; a CPU
+// that this process may not run on is none of them.
+func countOnEach(ctx context.Context, counts *ebpf.Map, cpus []int) (total uint64, silent int, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		return 0, 0, fmt.Errorf("read the CPUs of this thread: %w", err)
+	}
+	defer func() { _ = unix.SchedSetaffinity(0, &before) }()
+	var perCPU []uint64
+	for _, cpu := range cpus {
+		var only unix.CPUSet
+		only.Set(cpu)
+		allowed := unix.SchedSetaffinity(0, &only) == nil
+		for end := time.Now().Add(maxRounds * sampleFor); allowed && ctx.Err() == nil; {
+			if err := counts.Lookup(uint32(0), &perCPU); err != nil {
+				return 0, 0, err
+			}
+			if cpu >= len(perCPU) || perCPU[cpu] > 0 {
+				break
+			}
+			if time.Now().After(end) {
+				silent++
+				break
+			}
+		}
+	}
+	err = counts.Lookup(uint32(0), &perCPU)
+	for _, n := range perCPU {
+		total += n
+	}
+	return total, silent, err
 }
 
 func paranoid() string {
