@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -59,9 +60,10 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The first signal asks a verb to finish; once it is asked, the second
-	// one must be able to kill.
-	context.AfterFunc(ctx, stop)
+	// The first signal asks a verb to finish; a second one must be able to kill.
+	// Not at once: timeout(1) signals its child and then the child's group, and a
+	// recording that was asked to end is being written.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 
 	root := newRootCommand()
 	root.SetArgs(args)

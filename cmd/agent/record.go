@@ -177,6 +177,7 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		if run != nil {
 			run.abandon()
+			return withCode(run.code(), err)
 		}
 		return err
 	}
@@ -190,11 +191,20 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 		err = serve(cmd.Context(), text, p)
 	}
 	if run != nil {
-		if code := run.wait(cmd.Context()); code != 0 && err == nil {
-			return exitError{code}
-		}
+		return withCode(run.wait(cmd.Context()), err)
 	}
 	return err
+}
+
+// withCode keeps a command's exit code, whatever went wrong beside it.
+func withCode(code int, err error) error {
+	switch {
+	case code == 0:
+		return err
+	case err == nil:
+		return exitError{code}
+	}
+	return commandError{code, err}
 }
 
 // write writes the files, then the words.
