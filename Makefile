@@ -106,7 +106,7 @@ fmt: ## lay out Go and BPF C
 	clang-format-19 -i $(CFILES)
 
 .PHONY: check
-check: ## layout, vet, lint, arm64, generated files
+check: ## layout, go.mod, vet, lint, arm64, generated files
 	@scripts/setup check
 	@echo 'gofmt'
 	@files=$$(gofmt -l $(GOFILES)); [ -z "$$files" ] || { echo "not laid out: $$files"; echo 'fix: make fmt'; exit 1; }
@@ -114,6 +114,8 @@ check: ## layout, vet, lint, arm64, generated files
 	@clang-format-19 --dry-run --Werror $(CFILES) || { echo 'fix: make fmt'; exit 1; }
 	@echo 'shellcheck'
 	@shellcheck $(SHFILES)
+	@echo 'go.mod'
+	@$(GO) mod tidy -diff || { echo 'fix: go mod tidy'; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
 	@if command -v golangci-lint >/dev/null; then \
