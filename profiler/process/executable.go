@@ -19,10 +19,11 @@ import (
 )
 
 // Executable is one file that processes have mapped as code, known under a
-// number to the kernel side. It is opened when a sample first lands in it.
+// number to the kernel side once a sample landed in it. It is opened then.
 type Executable struct {
-	id   uint32
-	path string
+	id       uint32 // 0 until a sample hit it
+	numbered int    // how many had numbers before it
+	path     string
 
 	opened    bool
 	opener    profiler.PID // the process through which it was opened

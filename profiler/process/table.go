@@ -60,6 +60,9 @@ type Stats struct {
 	PagesBuilt             uint64
 	PagesEvicted           uint64
 	PagesRefused           uint64 // over budget or unreadable
+	ExecutablesRefused     uint64 // samples in files for which no number was left
+	InstallsRefused        uint64 // processes whose mappings did not fit
+	RulesRefused           uint64 // rows that became gaps because the table of rules was full
 	Rows                   uint64 // now
 	Rules                  uint64
 	EventsLost             uint64
@@ -78,7 +81,8 @@ type Table struct {
 	roots     roots
 	files     map[fileKey]*Executable
 	builds    map[string]*Executable // by build ID
-	byID      []*Executable          // index 0 is no executable
+	byID      []*Executable          // by number, in the order they were hit; 0 is no executable
+	unknown   *Executable            // stands in for files beyond maxFiles
 
 	mappings, pages, rows *extents
 	rules                 map[cfi.Rule]uint16
@@ -106,9 +110,12 @@ type process struct {
 	parent   profiler.PID
 	known    bool // mappings are complete, from events or from /proc
 	slot     *slot
-	reread   time.Time // when mappings were last read again because an address was in none
-	misses   int
-	exited   time.Time
+	// installed is how many executables had numbers when slot was written: its
+	// mappings of those numbered later are to be written again.
+	installed int
+	reread    time.Time // when mappings were last read again because an address was in none
+	misses    int
+	exited    time.Time
 }
 
 // slot is a run of the table of mappings, shared with children that were
@@ -129,6 +136,7 @@ func NewTable(kernel Kernel, events Events, runtimes []lang.Runtime) *Table {
 		files:     map[fileKey]*Executable{},
 		builds:    map[string]*Executable{},
 		byID:      []*Executable{nil},
+		unknown:   &Executable{module: &profiler.Module{}, opened: true, openErr: errTooManyFiles},
 		mappings:  newExtents(c.Mappings, mappingGrace),
 		pages:     newExtents(c.Pages, grace),
 		rows:      newExtents(c.Rows, grace),
@@ -264,7 +272,7 @@ func (t *Table) fork(pid, parent profiler.PID) {
 			// The kernel side copied the entry at once. If the parent's changed
 			// since, the child's is stale: its next sample installs it anew.
 			if first, ok := t.kernel.Process(uint32(pid)); ok && first == p.slot.first {
-				child.slot = p.slot
+				child.slot, child.installed = p.slot, p.installed
 				p.slot.users++
 			} else {
 				t.kernel.DeleteProcess(uint32(pid))
@@ -323,7 +331,9 @@ func (t *Table) install(p *process) {
 	for i, m := range p.mappings {
 		out := bpf.Mapping{Start: m.Start, End: m.End}
 		if e := p.exes[i]; e != nil {
-			out.Executable, out.Bias = e.id, m.Start-m.Offset
+			if out.Executable = e.id; e.id != 0 {
+				out.Bias = m.Start - m.Offset
+			}
 		} else {
 			out.FramePointer = true
 		}
@@ -331,10 +341,11 @@ func (t *Table) install(p *process) {
 	}
 	x, ok := t.mappings.take(uint32(len(ms)))
 	if !ok {
+		t.stats.InstallsRefused++
 		return // its stacks keep coming as copies, until processes end
 	}
 	old := p.slot
-	p.slot = &slot{extent: x, users: 1}
+	p.slot, p.installed = &slot{extent: x, users: 1}, len(t.byID)
 	err := t.kernel.SetMappings(x.first, ms)
 	if err == nil {
 		err = t.kernel.SetProcess(uint32(p.pid), x.first, x.count, p.misses < maxMisses)
@@ -347,6 +358,11 @@ func (t *Table) install(p *process) {
 		t.release(old)
 	}
 }
+
+// maxFiles is how many files are known, hit by samples or not.
+const maxFiles = 1 << 16
+
+var errTooManyFiles = errors.New("too many files are mapped as code")
 
 // maxMisses is how many samples in no mapping a process may have before its
 // stacks are no longer copied: nothing will be learnt from more.
@@ -380,17 +396,31 @@ func (t *Table) executable(p *process, m *Mapping) *Executable {
 	}
 	e := t.files[key]
 	if e == nil {
-		if len(t.byID) >= int(t.kernel.Capacity().Executables) {
-			return nil
+		if len(t.files) >= maxFiles {
+			return t.unknown
 		}
-		e = &Executable{id: uint32(len(t.byID)), path: m.Path, module: &profiler.Module{Path: m.Path}}
-		t.byID = append(t.byID, e)
+		e = &Executable{path: m.Path, module: &profiler.Module{Path: m.Path}}
 		t.files[key] = e
 	}
 	if e.notELF {
 		return nil
 	}
 	return e
+}
+
+// number gives an executable its number, when a sample first hits it: a process
+// may map thousands of files that never run. When all numbers are taken it has
+// none, its stacks end there, and that is counted.
+func (t *Table) number(e *Executable) {
+	if e.id != 0 || e == t.unknown {
+		return
+	}
+	if len(t.byID) >= int(t.kernel.Capacity().Executables) {
+		t.stats.ExecutablesRefused++
+		return
+	}
+	e.id, e.numbered = uint32(len(t.byID)), len(t.byID)
+	t.byID = append(t.byID, e)
 }
 
 // Executable gives an executable by the number that frames carry; nil for code
@@ -432,12 +462,12 @@ func (t *Table) Walk(dst []uint64, pid profiler.PID, c *unwind.Copy) ([]uint64, 
 		t.uninstall(p)
 		dst, stop = unwind.Walk(dst[:n], c, s)
 	}
-	if stop == profiler.StopNoMapping {
+	if stop == profiler.StopNoMapping || s.refused {
 		if p.misses++; p.misses == maxMisses {
 			t.install(p)
 		}
 	}
-	if p.slot == nil && len(p.mappings) > 0 {
+	if (p.slot == nil || s.stale) && len(p.mappings) > 0 {
 		t.install(p)
 	}
 	return dst, stop, err
@@ -445,9 +475,11 @@ func (t *Table) Walk(dst []uint64, pid profiler.PID, c *unwind.Copy) ([]uint64, 
 
 // space is the address space of a process for a walk over a copy.
 type space struct {
-	t      *Table
-	p      *process
-	reread bool
+	t       *Table
+	p       *process
+	reread  bool
+	stale   bool // an executable was numbered since the mappings were installed
+	refused bool // the walk ended in a file without a number
 }
 
 // Mapping implements unwind.Space.
@@ -466,6 +498,8 @@ func (s *space) Mapping(addr uint64) (unwind.Mapping, bool) {
 	m, e := &ms[i-1], s.p.exes[i-1]
 	out := unwind.Mapping{Start: m.Start, End: m.End, FramePointer: e == nil}
 	if e != nil {
+		s.t.number(e)
+		s.stale = s.stale || e.id != 0 && e.numbered >= s.p.installed
 		s.t.opened(s.p, e, m)
 		if e.notELF {
 			s.p.exes[i-1] = nil
@@ -473,13 +507,19 @@ func (s *space) Mapping(addr uint64) (unwind.Mapping, bool) {
 			out.FramePointer = true
 			return out, true
 		}
-		out.Executable, out.Bias = e.id, m.Start-m.Offset
+		if out.Executable = e.id; e.id != 0 {
+			out.Bias = m.Start - m.Offset
+		}
 	}
 	return out, true
 }
 
 // Rule implements unwind.Space.
 func (s *space) Rule(id uint32, offset uint64) (cfi.Rule, profiler.Stop) {
+	if id == 0 {
+		s.refused = true
+		return cfi.Rule{}, profiler.StopNoTable // no number was left for the file
+	}
 	return s.t.rule(s.t.byID[id], offset)
 }
 
@@ -610,6 +650,7 @@ func (t *Table) ruleNumber(r cfi.Rule) (uint16, error) {
 		return n, nil
 	}
 	if n := len(t.ruleList); n >= int(t.kernel.Capacity().Rules) {
+		t.stats.RulesRefused++
 		return 0, nil // a gap, honestly
 	}
 	n := uint16(len(t.ruleList))
