@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/kalypso-dev/kalypso/bpf/bpftest"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -256,22 +258,39 @@ func TestRecordFilters(t *testing.T) {
 	})
 }
 
-// cgroup makes one, or skips.
+// cgroup makes one of version 2.
 func cgroup(t *testing.T) string {
 	t.Helper()
-	for _, mount := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-		if _, err := os.Stat(filepath.Join(mount, "cgroup.procs")); err != nil {
-			continue
+	hierarchy := ""
+	for _, dir := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
+			hierarchy = dir
 		}
-		dir, err := os.MkdirTemp(mount, "kalypso-test-")
-		if err != nil {
-			t.Skipf("make a cgroup: %v", err)
-		}
-		t.Cleanup(func() { _ = os.Remove(dir) })
-		return dir
 	}
-	t.Skip("no unified cgroup hierarchy")
-	return ""
+	if hierarchy == "" {
+		hierarchy = t.TempDir()
+		if err := unix.Mount("cgroup2", hierarchy, "cgroup2", 0, ""); err != nil {
+			unable(t, "mount cgroup2", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(hierarchy, unix.MNT_DETACH) })
+	}
+	dir, err := os.MkdirTemp(hierarchy, "kalypso-test-")
+	if err != nil {
+		unable(t, "make a cgroup", err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	return dir
+}
+
+// unable ends a test that this machine cannot run: it skips, or fails where
+// nothing may be lacking. What no set-up can mend, a kernel without cgroup v2 or
+// a hierarchy mounted read-only, is skipped there too.
+func unable(t *testing.T, what string, err error) {
+	t.Helper()
+	if os.Getenv("KALYPSO_REQUIRE_BPF") == "1" && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EROFS) {
+		t.Fatalf("KALYPSO_REQUIRE_BPF=1, and %s: %v", what, err)
+	}
+	t.Skipf("%s: %v", what, err)
 }
 
 func TestRecordKernelStacks(t *testing.T) {

@@ -3,6 +3,7 @@ package process
 import (
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -735,18 +736,22 @@ func TestOpenFile(t *testing.T) {
 		}
 	})
 	t.Run("replaced on overlay, where device numbers say nothing", func(t *testing.T) {
-		dir := t.TempDir()
+		// The layers are on a tmpfs: a container's own file system, which may be
+		// an overlay, is refused as the upper layer. Not below t.TempDir, which
+		// has this test's name: the comma in it would end the mount option.
+		dir, err := os.MkdirTemp("", "overlay")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+		mount(t, "tmpfs", dir, "")
 		for _, d := range []string{"lower", "upper", "work", "merged"} {
 			if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}
 		merged := filepath.Join(dir, "merged")
-		options := fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", dir, dir, dir)
-		if err := unix.Mount("overlay", merged, "overlay", 0, options); err != nil {
-			t.Skipf("mount overlay: %v", err)
-		}
-		t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
+		mount(t, "overlay", merged, fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", dir, dir, dir))
 		path := filepath.Join(merged, "prog")
 		copyFile(t, build(t, "prog"), path)
 		want := buildID(path)
@@ -850,6 +855,24 @@ func requireRoot(t *testing.T) {
 		t.Fatal("KALYPSO_REQUIRE_BPF=1, and this is not root")
 	}
 	t.Skip("takes root")
+}
+
+// mount mounts a file system until the test ends. It skips the test where the
+// kernel does not have that file system, and, outside CI, where it refuses:
+// root in a container may not mount.
+func mount(t *testing.T, kind, dir, options string) {
+	t.Helper()
+	err := unix.Mount(kind, dir, kind, 0, options)
+	switch {
+	case err == nil:
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	case errors.Is(err, unix.ENODEV):
+		t.Skipf("this kernel has no %s", kind)
+	case os.Getenv("KALYPSO_REQUIRE_BPF") == "1":
+		t.Fatalf("KALYPSO_REQUIRE_BPF=1, and mount %s: %v", kind, err)
+	default:
+		t.Skipf("mount %s: %v", kind, err)
+	}
 }
 
 // fileWith maps a file with these bytes as code into this very process.
