@@ -122,17 +122,6 @@ type Report struct {
 	Took    time.Duration
 }
 
-// Count is the number of results in this state, of any severity.
-func (r *Report) Count(s State) int {
-	n := 0
-	for i := range r.Results {
-		if r.Results[i].State == s {
-			n++
-		}
-	}
-	return n
-}
-
 // Failures are the results of this severity that failed.
 func (r *Report) Failures(s Severity) []Result {
 	var out []Result

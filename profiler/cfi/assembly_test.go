@@ -201,7 +201,7 @@ func TestAssembledFrames(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		x, err := OpenWithDebug(stripped, d)
+		x, err := Options{Debug: d}.Open(stripped)
 		if err != nil {
 			t.Fatal(err)
 		}

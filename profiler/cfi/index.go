@@ -107,10 +107,6 @@ type Options struct {
 // cgo have .debug_frame only, which is left alone: lang/golang unwinds those.
 func Open(f *elffile.File) (*Index, error) { return Options{}.Open(f) }
 
-// OpenWithDebug is Open with a separate debug file whose .debug_frame is used
-// too. debug may be nil; it must stay open as long as the Index is used.
-func OpenWithDebug(f, debug *elffile.File) (*Index, error) { return Options{Debug: debug}.Open(f) }
-
 // Open is the function Open with these options.
 func (o Options) Open(f *elffile.File) (*Index, error) {
 	ef, debug := f.ELF, o.Debug

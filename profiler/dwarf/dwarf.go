@@ -84,9 +84,6 @@ type Stats struct {
 	LinesOnly uint64 // units whose functions were malformed or over a limit
 }
 
-// Open prepares the DWARF of f with default Options; see Options.Open.
-func Open(f, alt *elffile.File) (*Data, error) { return Options{}.Open(f, alt) }
-
 // Open prepares the DWARF of f, the file with the .debug_ sections. alt is the
 // file that its .gnu_debugaltlink or .debug_sup names, or nil. Both remain the
 // caller's and must stay open until Close.

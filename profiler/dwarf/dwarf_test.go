@@ -360,7 +360,7 @@ func TestFileThatShrinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	d, err := Open(f, nil)
+	d, err := Options{}.Open(f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

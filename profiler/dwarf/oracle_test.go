@@ -263,7 +263,7 @@ func open(t testing.TB, file, alt string) *Data {
 		}
 		t.Cleanup(func() { _ = af.Close() })
 	}
-	d, err := Open(f, af)
+	d, err := Options{}.Open(f, af)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -575,7 +575,7 @@ func BenchmarkFirstLookup(b *testing.B) {
 	held := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		d, err := Open(f, nil)
+		d, err := Options{}.Open(f, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

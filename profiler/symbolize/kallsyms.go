@@ -101,9 +101,6 @@ func (k *Kernel) Bytes() int {
 	return 4*cap(t.offs) + 4*cap(t.names) + cap(t.blob) + 16*cap(t.segments)
 }
 
-// Symbols is the number of functions known.
-func (k *Kernel) Symbols() int { return len(k.table.Load().offs) }
-
 // refresh reads the symbols again when modules changed, or, with unknown set,
 // when they may have; it says if they did.
 func (k *Kernel) refresh(unknown bool) bool {
