@@ -2,9 +2,10 @@
 // executables are yours, how are your frames unwound, what are they called.
 //
 // Lifetimes: a Runtime lives as long as the agent, a Program as long as an
-// executable is known (one per build ID, shared by all its processes), an
-// Instance as long as a process. Native and Go code need nothing of the
-// process; interpreters and JITs read its memory or its perf map.
+// executable is known (one per build ID, shared by all its processes), and so,
+// today, does its one Instance: native and Go code are named without the
+// process. What an interpreter will need is in docs/decisions/0015. Code made
+// at run time lies in no executable: the pipeline opens the process's perf map.
 package lang
 
 import (
@@ -34,11 +35,13 @@ type Program interface {
 	// Rows appends the unwind rows that cover [low, high), sorted by address.
 	// The first row's PC is low, gaps are rows with cfi.CFANone.
 	Rows(dst []cfi.Row, low, high uint64) ([]cfi.Row, error)
-	// Attach prepares for naming frames of one process.
+	// Attach prepares for naming frames. It is called once, with the process in
+	// which the executable was seen first; the Instance names the frames of all
+	// its processes, and may outlive that one.
 	Attach(pid profiler.PID) (Instance, error)
 }
 
-// Instance names the frames of one process.
+// Instance names the frames of a program, or of one process's perf map.
 type Instance interface {
 	// Symbolize appends the frames of one address, innermost first; nothing
 	// when it has no name. addr is the exact address of an instruction: the
