@@ -238,6 +238,9 @@ func unknownFlag(cmd *cobra.Command, err error) error {
 	fix := helpOf(cmd)
 	var missing *pflag.NotExistError
 	if !errors.As(err, &missing) {
+		if fault := flagFault(cmd, err); fault != nil {
+			return usageError{fault}
+		}
 		return usageError{&profiler.Fault{What: err.Error(), Fix: fix}}
 	}
 	name := missing.GetSpecifiedName()

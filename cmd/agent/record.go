@@ -13,7 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"strconv"
+	"slices"
 	"sync"
 	"time"
 
@@ -107,8 +107,8 @@ func (f *recordFlags) check(cmd *cobra.Command, args []string) error {
 		return usage(helpOf(cmd), "-a, -p and a command exclude each other")
 	}
 	if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
-		if _, err := strconv.ParseBool(args[0]); err == nil || args[0] == "no" || args[0] == "yes" {
-			return usage("--kernel=false leaves kernel stacks out", "a flag's true or false follows an equals sign: what is %q?", args[0])
+		if slices.Contains([]string{"true", "false", "yes", "no", "on", "off", "0", "1"}, args[0]) && cmd.Flags().Changed("kernel") {
+			return usage("--kernel=false leaves kernel stacks out", "the value of --kernel follows an equals sign: what is %q?", args[0])
 		}
 		return usage("kalypso-agent record -- "+args[0], "a command to record follows two dashes: what is %q?", args[0])
 	}
