@@ -29,7 +29,9 @@ func FrameName(l *Location, f *Frame) string {
 // Printable gives s with everything that could steer a terminal or mislead a
 // reader written as an escape: control characters, line and paragraph
 // separators, bidirectional overrides (CVE-2021-42574) and bytes that are not
-// UTF-8. Names come from foreign files and processes; different names stay
+// UTF-8. Names come from foreign files and processes. The escapes are for
+// reading, not for undoing: a name that spells one out stays as it is, and so
+// comes out the same as the name that needed it.
 func Printable(s string) string {
 	clean := true
 	for _, r := range s {
