@@ -14,7 +14,8 @@ import (
 // flame graph scripts and grep want it. Names are plain: no _[k] or _[j] is
 // added, because a name that is not the function's name is found by nobody who
 // looks for the function. A recording by thread has the thread as second
-// element, an incomplete stack its marker before the frames.
+// element, one by cgroup the cgroup as first, so that a flame graph of it has a
+// tower per cgroup. An incomplete stack has its marker before the frames.
 type Folded struct{}
 
 // Ending is ".folded".
@@ -26,9 +27,15 @@ func (Folded) Write(w io.Writer, p *profiler.Profile) error {
 	counts := make(map[string]uint64)
 	var calls []call
 	var line []byte
+	cgroups := byCgroup(p)
 	for i := range p.Samples {
 		s := &p.Samples[i]
-		line = append(line[:0], element(ProcessName(s.Process))...)
+		line = line[:0]
+		if cgroups {
+			line = append(line, element(cgroupName(s.Process))...)
+			line = append(line, ';')
+		}
+		line = append(line, element(ProcessName(s.Process))...)
 		if t := threadName(s); t != "" {
 			line = append(line, ';')
 			line = append(line, element(t)...)

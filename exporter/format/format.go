@@ -8,6 +8,7 @@ package format
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -68,6 +69,21 @@ func threadName(s *profiler.Sample) string {
 		return "thread-" + id
 	}
 	return profiler.Printable(s.Thread) + "-" + id
+}
+
+// byCgroup says whether the recording told cgroups apart: only then has any
+// process one.
+func byCgroup(p *profiler.Profile) bool {
+	return slices.ContainsFunc(p.Samples, func(s profiler.Sample) bool { return s.Process != nil && s.Process.Cgroup != "" })
+}
+
+// cgroupName is what a process's cgroup is shown as in a recording by cgroup.
+// A process that was gone before it could be asked has none that is known.
+func cgroupName(p *profiler.Process) string {
+	if p == nil || p.Cgroup == "" {
+		return "[unknown cgroup]"
+	}
+	return profiler.Printable(p.Cgroup)
 }
 
 // call is one element of a stack as it is shown: a frame, or the marker that

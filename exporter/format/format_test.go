@@ -47,7 +47,7 @@ func shop() *profiler.Profile {
 	scan := &profiler.Location{Module: exe, Address: 0x8100, Frames: []profiler.Frame{{Function: "encoding/json.(*decodeState).scanWhile", File: "/go/decode.go", Line: 5, Kind: profiler.KindGo}}}
 	jit := &profiler.Location{Module: anon, Address: 0x7f0000001000, Frames: []profiler.Frame{{Function: "LazyCompile:*sum /app/a.js:3", Kind: profiler.KindJIT}}}
 
-	cart := &profiler.Process{PID: 41, Comm: "cart", Exe: "/usr/bin/shop", Cgroup: "/system.slice/cart.service"}
+	cart := &profiler.Process{PID: 41, Comm: "cart", Exe: "/usr/bin/shop"}
 	node := &profiler.Process{PID: 42, Comm: "node; rm -rf\n/", Exe: "/usr/bin/node"}
 	stack := func(stop profiler.Stop, leafFirst ...*profiler.Location) *profiler.Stack {
 		return &profiler.Stack{Locations: leafFirst, Stop: stop}
@@ -83,6 +83,19 @@ func threads() *profiler.Profile {
 	p.Samples = p.Samples[:2]
 	p.Samples[0].TID, p.Samples[0].Thread = 41, "cart"
 	p.Samples[1].TID, p.Samples[1].Thread = 43, "wor;ker"
+	return p
+}
+
+// cgroups is a recording by cgroup: two processes of one cgroup, and one that
+// was gone before its cgroup was read.
+func cgroups() *profiler.Profile {
+	p := shop()
+	p.Samples[0].Process.Cgroup = "/system.slice/cart.service"
+	helper := &profiler.Process{PID: 43, Comm: "helper", Cgroup: "/system.slice/cart.service"}
+	p.Samples[4].Process = helper
+	p.Samples = append(p.Samples, profiler.Sample{
+		Process: &profiler.Process{PID: 44, Comm: "cart", Cgroup: "/user;slice\nx"}, Stack: p.Samples[0].Stack, Count: 7,
+	})
 	return p
 }
 
@@ -134,6 +147,7 @@ func TestForPath(t *testing.T) {
 func TestFolded(t *testing.T) {
 	golden(t, "shop.folded", written(t, Folded{}, shop()))
 	golden(t, "threads.folded", written(t, Folded{}, threads()))
+	golden(t, "cgroups.folded", written(t, Folded{}, cgroups()))
 }
 
 func TestFoldedOneLinePerStackWhateverTheNames(t *testing.T) {
@@ -213,7 +227,7 @@ type failing struct{}
 func (failing) Write([]byte) (int, error) { return 0, errFull }
 
 func TestPprof(t *testing.T) {
-	for name, p := range map[string]*profiler.Profile{"shop": shop(), "threads": threads(), "hostile": hostile()} {
+	for name, p := range map[string]*profiler.Profile{"shop": shop(), "threads": threads(), "cgroups": cgroups(), "hostile": hostile()} {
 		got, err := pprof.Parse(bytes.NewReader(written(t, Pprof{}, p)))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -228,8 +242,10 @@ func TestPprof(t *testing.T) {
 }
 
 func TestPprofTop(t *testing.T) {
+	p := shop()
+	p.Samples[0].Process.Cgroup = "/system.slice/cart.service"
 	path := filepath.Join(t.TempDir(), "shop.pb.gz")
-	if err := os.WriteFile(path, written(t, Pprof{}, shop()), 0o600); err != nil {
+	if err := os.WriteFile(path, written(t, Pprof{}, p), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run := func(args ...string) string {
@@ -272,13 +288,15 @@ func TestPprofTop(t *testing.T) {
 }
 
 func TestSpeedscope(t *testing.T) {
-	raw := written(t, Speedscope{}, shop())
-	var pretty bytes.Buffer
-	if err := json.Indent(&pretty, raw, "", " "); err != nil {
-		t.Fatal(err)
+	for name, p := range map[string]*profiler.Profile{"shop": shop(), "cgroups": cgroups()} {
+		raw := written(t, Speedscope{}, p)
+		var pretty bytes.Buffer
+		if err := json.Indent(&pretty, raw, "", " "); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name+".speedscope.json", pretty.Bytes())
+		checkSpeedscope(t, raw, p)
 	}
-	golden(t, "shop.speedscope.json", pretty.Bytes())
-	checkSpeedscope(t, raw, shop())
 	checkSpeedscope(t, written(t, Speedscope{}, hostile()), hostile())
 	checkSpeedscope(t, written(t, Speedscope{}, threads()), threads())
 }
@@ -371,8 +389,10 @@ func TestTable(t *testing.T) {
 		profile *profiler.Profile
 		table   Table
 	}{
-		"table.txt":        {shop(), Table{}},
-		"table-narrow.txt": {shop(), Table{Width: 50, Rows: 3}},
+		"table.txt":              {shop(), Table{}},
+		"table-narrow.txt":       {shop(), Table{Width: 50, Rows: 3}},
+		"table-cgroups.txt":      {cgroups(), Table{Width: 34, Rows: 3}},
+		"table-cgroups-many.txt": {manyCgroups(), Table{Rows: 1}},
 	} {
 		var b bytes.Buffer
 		if err := WriteTable(&b, c.profile, c.table); err != nil {
@@ -393,6 +413,19 @@ func TestTable(t *testing.T) {
 	if strings.ContainsAny(b.String(), "\x1b\a\r\u202e") {
 		t.Errorf("a hostile name reaches the terminal: %q", b.String())
 	}
+}
+
+// manyCgroups is more cgroups than the table lists.
+func manyCgroups() *profiler.Profile {
+	p := shop()
+	s := p.Samples[0]
+	p.Samples = nil
+	for i := range 13 {
+		s.Process = &profiler.Process{PID: profiler.PID(i + 1), Comm: "pod", Cgroup: fmt.Sprintf("/kubepods.slice/pod%d.slice", i)}
+		s.Count = uint64(100 - i)
+		p.Samples = append(p.Samples, s)
+	}
+	return p
 }
 
 func BenchmarkWrite(b *testing.B) {

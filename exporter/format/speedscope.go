@@ -13,8 +13,8 @@ import (
 
 // Speedscope is the JSON that speedscope.app opens
 // (https://www.speedscope.app/file-format-schema.json): one sampled profile
-// per process, the busiest first, and before them one of everything when there
-// are several. Weights are nanoseconds of CPU time.
+// per process (in a recording by cgroup: per cgroup), the busiest first, and
+// before them one of everything when there are several. Weights are nanoseconds of CPU time.
 type Speedscope struct{}
 
 // Ending is ".speedscope.json".
@@ -43,10 +43,14 @@ func (Speedscope) Write(w io.Writer, p *profiler.Profile) error {
 		}
 		return n
 	}
-	// head is what a sample's stack starts with: the thread, and in the
-	// profile of everything the process.
+	// A sample's stack starts with what the name of its profile leaves open:
+	// cgroup, process, thread.
+	cgroups := byCgroup(p)
 	indices := func(dst []int, s *profiler.Sample, all bool) []int {
-		if all {
+		if all && cgroups {
+			dst = append(dst, number(speedscopeFrame{Name: cgroupName(s.Process)}))
+		}
+		if all || cgroups {
 			dst = append(dst, number(speedscopeFrame{Name: ProcessName(s.Process)}))
 		}
 		if t := threadName(s); t != "" {
@@ -63,7 +67,10 @@ func (Speedscope) Write(w io.Writer, p *profiler.Profile) error {
 		return dst
 	}
 
-	groups := byProcess(p)
+	everyName, groups := "All processes", byProcess(p)
+	if cgroups {
+		everyName, groups = "All cgroups", groupByCgroup(p)
+	}
 	// The frames come first in the file, so all of them are numbered first.
 	var stack []int
 	for i := range p.Samples {
@@ -114,38 +121,49 @@ func (Speedscope) Write(w io.Writer, p *profiler.Profile) error {
 		for i := range p.Samples {
 			everything[i] = &p.Samples[i]
 		}
-		profile(n, "All processes", len(groups) > 1, everything)
+		profile(n, everyName, len(groups) > 1, everything)
 		n++
 	}
 	for _, g := range groups {
-		name := ProcessName(g.process)
-		if g.process != nil {
-			name += " (" + strconv.FormatUint(uint64(g.process.PID), 10) + ")"
-		}
-		profile(n, name, false, g.samples)
+		profile(n, g.name, false, g.samples)
 		n++
 	}
 	b.WriteString("]}\n")
 	return b.Flush() // the writer keeps its first error
 }
 
-// group is the samples of one process.
+// group is the samples of one process, or of one cgroup.
 type group struct {
-	process *profiler.Process
+	name    string
 	samples []*profiler.Sample
 	count   uint64
 }
 
 // byProcess sorts samples into processes, the busiest first.
 func byProcess(p *profiler.Profile) []*group {
+	return groupBy(p, func(pr *profiler.Process) *profiler.Process { return pr }, func(pr *profiler.Process) string {
+		if pr == nil {
+			return ProcessName(pr)
+		}
+		return ProcessName(pr) + " (" + strconv.FormatUint(uint64(pr.PID), 10) + ")"
+	})
+}
+
+// groupByCgroup sorts samples into cgroups, the busiest first.
+func groupByCgroup(p *profiler.Profile) []*group {
+	return groupBy(p, cgroupName, cgroupName)
+}
+
+func groupBy[K comparable](p *profiler.Profile, key func(*profiler.Process) K, name func(*profiler.Process) string) []*group {
 	var groups []*group
-	byKey := make(map[*profiler.Process]*group)
+	byKey := make(map[K]*group)
 	for i := range p.Samples {
 		s := &p.Samples[i]
-		g, ok := byKey[s.Process]
+		k := key(s.Process)
+		g, ok := byKey[k]
 		if !ok {
-			g = &group{process: s.Process}
-			byKey[s.Process] = g
+			g = &group{name: name(s.Process)}
+			byKey[k] = g
 			groups = append(groups, g)
 		}
 		g.samples = append(g.samples, s)

@@ -83,7 +83,8 @@ type Table struct {
 }
 
 // WriteTable writes what a person wants to know first: what was profiled, the
-// hottest functions, and how far the figures can be trusted.
+// hottest functions, and how far the figures can be trusted. A recording by
+// cgroup has the busiest cgroups before the functions.
 func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 	if t.Rows <= 0 {
 		t.Rows = 20
@@ -102,6 +103,9 @@ func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 		return b.Flush()
 	}
 
+	if byCgroup(p) {
+		t.cgroups(b, p, samples)
+	}
 	rows := Top(p)
 	b.WriteString("    self    total  kind    function\n")
 	for i, r := range rows {
@@ -138,6 +142,29 @@ func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 		t.wrap(b, head, l, "         ")
 	}
 	return b.Flush()
+}
+
+// cgroups writes the busiest cgroups and their shares.
+func (t Table) cgroups(b *bufio.Writer, p *profiler.Profile, samples uint64) {
+	const most, before = 10, 10
+	groups := groupByCgroup(p)
+	b.WriteString("   share  cgroup\n")
+	var rest uint64
+	for i, g := range groups {
+		if i >= most {
+			rest += g.count
+			continue
+		}
+		name := g.name
+		if t.Width > before {
+			name = cutStart(name, t.Width-before)
+		}
+		fmt.Fprintf(b, "%8s  %s\n", percent(g.count, samples), name)
+	}
+	if rest > 0 {
+		fmt.Fprintf(b, "%8s  in %s\n", percent(rest, samples), plural(uint64(len(groups)-most), "more cgroup"))
+	}
+	b.WriteByte('\n')
 }
 
 // title is what was profiled, in one line.
@@ -327,6 +354,16 @@ func cut(s string, n int) string {
 	}
 	r := []rune(s)
 	return string(r[:n-1]) + "…"
+}
+
+// cutStart shortens a path to n columns. The end stays: what a cgroup is for
+// stands there, below slices that many share.
+func cutStart(s string, n int) string {
+	if n < 1 || utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	r := []rune(s)
+	return "…" + string(r[len(r)-n+1:])
 }
 
 // percent is n of all with one decimal; what is there but rounds to nothing
