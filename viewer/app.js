@@ -15,7 +15,7 @@ function element(tag, attributes = {}, ...children) {
 function start(profile) {
   const state = {
     tab: "flame", zoom: [], query: "", regex: false, fn: -1, inverted: false,
-    group: profile.byThread ? "thread" : "command", hidden: new Set(), off: new Set(), sort: "self", down: true,
+    group: profile.grouping, hidden: new Set(), off: new Set(), sort: "self", down: true,
   };
   let tree, rows, shown, limit = 200, matches = null;
   const narrow = matchMedia("(max-width: 900px)");
@@ -335,7 +335,7 @@ function start(profile) {
     if (state.regex) h.set("re", "1");
     if (state.fn >= 0) h.set("fn", state.fn);
     if (state.inverted) h.set("inv", "1");
-    if (state.group !== (profile.byThread ? "thread" : "command")) h.set("by", state.group);
+    if (state.group !== profile.grouping) h.set("by", state.group);
     if (state.hidden.size) h.set("hide", [...state.hidden].map((k) => KINDS[k]).join("."));
     if (state.off.size) {
       const on = busiest.filter((i) => !state.off.has(i));
@@ -361,7 +361,7 @@ function start(profile) {
       tab: ["sandwich", "table"].includes(h.get("tab")) ? h.get("tab") : "flame",
       zoom: numbers("zoom", profile.functions.length * 2), query: h.get("q") || "", regex: h.has("re"),
       fn: fn === undefined || profile.functions[fn].kind === GROUP ? -1 : fn, inverted: h.has("inv"),
-      group: groups.some(([k]) => k === h.get("by")) ? h.get("by") : profile.byThread ? "thread" : "command",
+      group: groups.some(([k]) => k === h.get("by")) ? h.get("by") : profile.grouping,
       hidden: new Set(list("hide").map((k) => KINDS.indexOf(k)).filter((k) => k >= 0 && k !== GROUP)), off,
     });
     if (state.tab === "table" && !narrow.matches) state.tab = "flame";

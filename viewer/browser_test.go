@@ -463,6 +463,26 @@ func TestBrowserThreads(t *testing.T) {
 	}
 }
 
+// TestBrowserCgroups: a recording by cgroup opens grouped by cgroup, and names
+// the command below it.
+func TestBrowserCgroups(t *testing.T) {
+	p := shop()
+	p.Samples[0].Process.Cgroup = "/system.slice/cart.service"
+	b := open(t, p, 1440, 900, "light")
+	if got := ask[string](b, `document.getElementById("group").value`); got != "cgroup" {
+		t.Errorf("the page opens grouped by %s", got)
+	}
+	all := b.bar("flame", "all samples").Width
+	for name, want := range map[string]float64{"/system.slice/cart.service": 0.9, "cart": 0.9, "[unknown cgroup]": 0.1, "node": 0.1} {
+		if got := b.bar("flame", name).Width / all; math.Abs(got-want) > 0.01 {
+			t.Errorf("%s is %.3f wide, want %.1f", name, got, want)
+		}
+	}
+	if got := ask[string](b, `location.hash`); strings.Contains(got, "by=") {
+		t.Errorf("the address %q names the grouping that is there anyway", got)
+	}
+}
+
 func TestBrowserKinds(t *testing.T) {
 	for _, scheme := range []string{"light", "dark"} {
 		b := open(t, shop(), 1440, 900, scheme)

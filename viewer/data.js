@@ -39,7 +39,7 @@ class Profile {
     this.root = group("all samples", "root:");
     for (const p of this.processes) {
       p.label = p.pid ? `${p.comm} (${p.pid})` : p.comm;
-      p.groups = { command: group(p.comm, "comm:"), process: group(p.label, "pid:"), cgroup: group(p.cgroup || "no cgroup", "cgroup:") };
+      p.groups = { command: group(p.comm, "comm:"), process: group(p.label, "pid:"), cgroup: group(p.cgroup || "[unknown cgroup]", "cgroup:") };
       p.groups.thread = p.groups.process;
     }
     this.threadGroups = this.threads.map((n) => group(n, "thread:"));
@@ -66,6 +66,8 @@ class Profile {
 
   get byThread() { return this.threads.length > 0; }
   get byCgroup() { return this.processes.some((p) => p.cgroup); }
+  // What the recording told apart is what the page opens with.
+  get grouping() { return this.byThread ? "thread" : this.byCgroup ? "cgroup" : "command"; }
   seconds(samples) { return (samples * this.meta.period) / 1e9; }
 }
 

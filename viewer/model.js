@@ -151,6 +151,7 @@ function mainTree(profile, { group, off, hidden }) {
     if (depth === 0) {
       process = off.has(what) ? null : profile.processes[what];
       if (process) node = group === "none" ? root : b.child(root, process.groups[group] * 2);
+      if (process && group === "cgroup") node = b.child(node, process.groups.command * 2);
     } else if (process) {
       node = at[depth - 1];
       if (what < 0) {
