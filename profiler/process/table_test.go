@@ -267,7 +267,11 @@ func TestWalkInstalls(t *testing.T) {
 		t.Errorf("%d mappings installed, want %d", len(installed), len(ms))
 	}
 	for i, got := range installed {
-		if got.Start != ms[i].Start || got.End != ms[i].End || got.FramePointer || got.Bias != ms[i].Start-ms[i].Offset {
+		bias := ms[i].Start - ms[i].Offset
+		if got.Executable == 0 {
+			bias = 0 // not hit yet
+		}
+		if got.Start != ms[i].Start || got.End != ms[i].End || got.FramePointer || got.Bias != bias {
 			t.Errorf("mapping %d is %+v, want that of %+v", i, got, ms[i])
 		}
 	}
@@ -539,18 +543,37 @@ func TestTablesFull(t *testing.T) {
 			t.Errorf("%d mappings are taken by a process that was not installed", table.mappings.used)
 		}
 	})
-	t.Run("executables are unwound by frame pointers", func(t *testing.T) {
+	t.Run("files without a number end the stack", func(t *testing.T) {
 		c := roomy
 		c.Executables = 1
 		table, k, _ := newTestTable(t, c)
 		words, stop, _ := table.Walk(nil, pid, at(m.Start+100))
-		if id, _, _ := unwind.Split(words[0]); id != 0 || stop != profiler.StopRoot {
+		if id, _, _ := unwind.Split(words[0]); id != 0 || stop != profiler.StopNoTable {
 			t.Errorf("executable %d, %s", id, stop)
 		}
 		for _, m := range k.of(t, pid) {
-			if !m.FramePointer {
-				t.Errorf("mapping %+v has no executable to be unwound by", m)
+			if m.FramePointer {
+				t.Errorf("mapping %+v of a file is unwound by frame pointers", m)
 			}
+		}
+		if table.Stats().ExecutablesRefused == 0 {
+			t.Error("nothing says that a file was refused")
+		}
+	})
+	t.Run("only files that are hit take a number", func(t *testing.T) {
+		c := roomy
+		c.Executables = 2
+		table, k, _ := newTestTable(t, c)
+		walk(t, table, pid, m.Start+100)
+		if n := table.Stats().Executables; n != 1 {
+			t.Errorf("%d executables are numbered, want the one that was hit", n)
+		}
+		found := false
+		for _, m := range k.of(t, pid) {
+			found = found || m.Executable == 1
+		}
+		if !found {
+			t.Errorf("the kernel side was not told its number: %+v", k.of(t, pid))
 		}
 	})
 	t.Run("pages", func(t *testing.T) {
