@@ -20,7 +20,7 @@ func TestHotplug(t *testing.T) {
 	path := fmt.Sprintf("/sys/devices/system/cpu/cpu%d/online", cpu)
 	set := func(state string) error { return os.WriteFile(path, []byte(state), 0) }
 	if err := set("1"); err != nil {
-		t.Skip("this machine's CPUs stay online: ", err)
+		t.Skip("the CPUs of this machine cannot be taken offline: ", err)
 	}
 	k, err := bpf.Load(bpf.Config{OnlyTargets: true})
 	if err != nil {
@@ -33,7 +33,7 @@ func TestHotplug(t *testing.T) {
 	}
 	defer func() { _ = set("1") }()
 	if err := set("0"); err != nil {
-		t.Skip("this machine's CPUs stay online: ", err)
+		t.Skip("the CPUs of this machine cannot be taken offline: ", err)
 	}
 	if err := k.SyncCPUs(); err != nil {
 		t.Fatalf("a CPU went offline: %v", err)

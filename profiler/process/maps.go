@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -91,6 +92,17 @@ func parseMaps(r io.Reader) ([]Mapping, error) {
 func insertMapping(ms []Mapping, m Mapping) []Mapping {
 	if m.Start >= m.End || len(ms) >= maxMappings {
 		return ms
+	}
+	// Most mappings cover nothing: a process with thousands must not cost their
+	// square.
+	at, _ := slices.BinarySearchFunc(ms, m.Start, func(o Mapping, start uint64) int {
+		if o.End <= start {
+			return -1
+		}
+		return 1
+	})
+	if at == len(ms) || ms[at].Start >= m.End {
+		return slices.Insert(ms, at, m)
 	}
 	out := make([]Mapping, 0, len(ms)+2)
 	placed := false
