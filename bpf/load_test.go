@@ -212,8 +212,18 @@ func TestTick(t *testing.T) {
 func TestLoadWithoutCapabilities(t *testing.T) {
 	bpftest.Require(t)
 	result := make(chan error, 1)
-	go func() {
+	done := make(chan struct{})
+	defer close(done)
+	var drop func()
+	drop = func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread does not end, and what it may is what the process may.
+			go drop()
+			<-done
+			runtime.UnlockOSThread()
+			return
+		}
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		var none [2]unix.CapUserData
 		if err := unix.Capset(&header, &none[0]); err != nil {
@@ -225,7 +235,8 @@ func TestLoadWithoutCapabilities(t *testing.T) {
 			_ = k.Close()
 		}
 		result <- err
-	}()
+	}
+	go drop()
 	err := <-result
 	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
 		t.Errorf("Load without capabilities gives %v, want one that says so", err)

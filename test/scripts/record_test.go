@@ -54,13 +54,22 @@ func compile(t *testing.T, name, source string, flags ...string) string {
 // returns.
 func start(t *testing.T, path string, args ...string) int {
 	t.Helper()
-	cmd := exec.Command(path, args...)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	var cmd *exec.Cmd
+	var out io.ReadCloser
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		cmd = exec.Command(path, args...)
+		var err error
+		if out, err = cmd.StdoutPipe(); err != nil {
+			t.Fatal(err)
+		}
+		if err = cmd.Start(); err == nil {
+			break
+		}
+		// A child that a parallel test has just forked may still hold the file
+		// that was written a moment ago (golang.org/issue/22315).
+		if !errors.Is(err, syscall.ETXTBSY) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
