@@ -177,9 +177,30 @@ type Sample struct {
 	Count   uint64
 }
 
+// Attribute is one thing that is known of a workload, under its OpenTelemetry
+// semantic name ("service.name", "k8s.pod.name").
+type Attribute struct{ Key, Value string }
+
+// Workload is what processes belong to: a systemd unit, a container, the host.
+// It is who a profile is of where profiles are sent somewhere.
+type Workload struct {
+	Attributes []Attribute // sorted by key, no key twice; "service.name" is among them
+}
+
+// Attribute gives the value of an attribute, empty when there is none.
+func (w *Workload) Attribute(key string) string {
+	for _, a := range w.Attributes {
+		if a.Key == key {
+			return a.Value
+		}
+	}
+	return ""
+}
+
 // Profile is everything sampled between Start and Start+Duration. One sample
 // stands for Period of CPU time.
 type Profile struct {
+	Workload  *Workload // nil: everything that was recorded
 	Start     time.Time
 	Duration  time.Duration
 	Frequency int    // samples a second and CPU
