@@ -232,6 +232,10 @@ func (k *Kernel) Epoch() (epoch uint32, err error) {
 // then gives os.ErrDeadlineExceeded. rec's buffer is reused.
 func (k *Kernel) Read(rec *ringbuf.Record) error { return k.reader.ReadInto(rec) }
 
+// Flush lets Read go on to what is in the ring buffer now, however little, and
+// then give ringbuf.ErrFlushed.
+func (k *Kernel) Flush() error { return k.reader.Flush() }
+
 // SetDeadline bounds the waiting of Read.
 func (k *Kernel) SetDeadline(t time.Time) { k.reader.SetDeadline(t) }
 
@@ -271,12 +275,13 @@ type Counters struct {
 	Deferred         uint64
 	DeferSkipped     uint64
 	ProcessUntracked uint64
+	RunNs            uint64     // spent on samples, as the programs themselves measure it
 	Stops            [12]uint64 // by profiler.Stop
 }
 
 // Counters reads the totals.
 func (k *Kernel) Counters() (Counters, error) {
-	var total [19]uint64
+	var total [20]uint64
 	for i := range total {
 		var perCPU []uint64
 		if err := k.objs.Counters.Lookup(uint32(i), &perCPU); err != nil {
@@ -288,9 +293,9 @@ func (k *Kernel) Counters() (Counters, error) {
 	}
 	c := Counters{
 		Samples: total[0], LostRing: total[1], Merged: total[2], Uncounted: total[3],
-		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6],
+		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6], RunNs: total[7],
 	}
-	copy(c.Stops[:], total[7:])
+	copy(c.Stops[:], total[8:])
 	return c, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -55,6 +56,31 @@ func (k *Kernel) Attach(hz int) error {
 	k.kind, k.freq = kind, hz
 	k.mu.Unlock()
 	return k.SyncCPUs()
+}
+
+// SetFrequency changes the rate while sampling goes on: no sample is missed and
+// none is taken twice. An event that cannot follow is an error, and its CPU
+// keeps the old rate.
+func (k *Kernel) SetFrequency(hz int) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.freq == 0 || hz == k.freq {
+		return nil
+	}
+	// The software clock turns a frequency into a period when it is opened
+	// (kernel/events/core.c, perf_swevent_init_hrtimer); hardware keeps it.
+	value := uint64(hz)
+	if k.kind == CPUClock {
+		value = uint64(time.Second) / uint64(hz)
+	}
+	var errs []error
+	for cpu, e := range k.events {
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(e.fd), unix.PERF_EVENT_IOC_PERIOD, uintptr(unsafe.Pointer(&value))); errno != 0 {
+			errs = append(errs, fmt.Errorf("sample CPU %d at %d Hz: %w", cpu, hz, errno))
+		}
+	}
+	k.freq = hz
+	return errors.Join(errs...)
 }
 
 // Event is what fires the samples, once attached.

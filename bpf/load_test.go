@@ -93,6 +93,9 @@ func TestBothWalksLoadAndSample(t *testing.T) {
 			if c.Samples == 0 || c.Samples < uint64(taken) {
 				t.Errorf("%d samples counted, %d records read", c.Samples, taken)
 			}
+			if c.RunNs == 0 || time.Duration(c.RunNs) > time.Duration(c.Samples)*time.Millisecond {
+				t.Errorf("%d samples took %s", c.Samples, time.Duration(c.RunNs))
+			}
 			if k.MapBytes() == 0 || k.MapBytes() > 20<<20 {
 				t.Errorf("the maps take %d bytes, want 20 MiB at most", k.MapBytes())
 			}
@@ -156,6 +159,39 @@ func TestSyncCPUs(t *testing.T) {
 	got, want := float64(after.Samples-before.Samples), cpu.Seconds()*hz
 	if got < 0.6*want || got > 1.4*want {
 		t.Errorf("%.0f samples in %s of CPU time at %d Hz, want about %.0f", got, cpu, hz, want)
+	}
+}
+
+// TestSetFrequency changes the rate while samples are taken.
+func TestSetFrequency(t *testing.T) {
+	k := self(t, bpf.Config{})
+	if err := k.SetFrequency(97); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Attach(997); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for _, hz := range []int{997, 101, 499} {
+		if err := k.SetFrequency(hz); err != nil {
+			t.Fatal(err)
+		}
+		before, err := k.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cpu := cpuTime(t)
+		burn(700 * time.Millisecond)
+		cpu = cpuTime(t) - cpu
+		after, err := k.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := float64(after.Samples-before.Samples), cpu.Seconds()*float64(hz)
+		if got < 0.7*want || got > 1.3*want {
+			t.Errorf("%.0f samples in %s of CPU time at %d Hz, want about %.0f", got, cpu, hz, want)
+		}
 	}
 }
 

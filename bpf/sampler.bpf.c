@@ -184,8 +184,18 @@ skipped:
 	return 0;
 }
 
+/*
+ * The last thing done for a sample. Unlike the kernel's own statistics of
+ * programs this is always on and takes no privilege: the agent's CPU budget
+ * counts it.
+ */
+static __always_inline void klp_account(const struct klp_walk *w)
+{
+	klp_count_by(KLP_COUNT_RUN_NS, bpf_ktime_get_ns() - w->stack.header.ktime_ns);
+}
+
 /* After the walk: send the stack, or the copy if tables were missing. */
-static __always_inline void klp_finish(struct klp_walk *w)
+static __always_inline void klp_deliver(struct klp_walk *w)
 {
 	__u32 pid = w->stack.header.pid, tid = w->stack.header.tid;
 
@@ -196,6 +206,12 @@ static __always_inline void klp_finish(struct klp_walk *w)
 			return;
 	}
 	klp_emit(w, pid, tid);
+}
+
+static __always_inline void klp_finish(struct klp_walk *w)
+{
+	klp_deliver(w);
+	klp_account(w);
 }
 
 /* Everything up to the first user frame. 0: there is nothing more to walk. */
@@ -261,11 +277,13 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	if (task->flags & PF_KTHREAD || !task->mm) {
 		w->stop = KLP_STOP_NO_USER;
 		klp_emit(w, pid, tid);
+		klp_account(w);
 		return NULL;
 	}
 	if (!klp_user_regs(task, &w->regs, &compat, &in_syscall) || !w->regs.pc || compat) {
 		w->stop = compat ? KLP_STOP_COMPAT : KLP_STOP_NO_REGISTERS;
 		klp_emit(w, pid, tid);
+		klp_account(w);
 		return NULL;
 	}
 	w->pc = w->regs.pc;

@@ -93,6 +93,14 @@ static __always_inline void klp_count(__u32 counter)
 		(*n)++;
 }
 
+static __always_inline void klp_count_by(__u32 counter, __u64 by)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &counter);
+
+	if (n)
+		*n += by;
+}
+
 static __always_inline struct klp_mapping *klp_mapping_at(__u32 i)
 {
 	return bpf_map_lookup_elem(&mappings, &i);
