@@ -1,6 +1,7 @@
 // Package aggregate adds up samples: one entry per distinct stack of a process,
-// with the number of times it was seen. Naming happens afterwards, once per
-// entry.
+// with the number of times it was seen. A Collector fills one window at a time
+// and never stops; what it hands out is nobody else's. Naming happens
+// afterwards, once per entry.
 package aggregate
 
 import (
@@ -13,17 +14,95 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/unwind"
 )
 
-// Window is everything sampled since it was made. It implements sampler.Sink.
-type Window struct {
-	firstSeen func(profiler.PID)
-	runTime   func(profiler.PID)
+// Config of a Collector.
+type Config struct {
+	// FirstSeen is called at the first sample of each process in a window,
+	// RunTime at each new stack with code that the process made at run time;
+	// both from the goroutine that adds, so they must be quick.
+	FirstSeen func(profiler.PID)
+	RunTime   func(profiler.PID)
+	// MaxBytes is how large a window may grow before Full is called, once; 0:
+	// without end. Nothing is dropped: whoever hears of it takes the window.
+	MaxBytes int
+	Full     func()
+}
 
-	mu      sync.Mutex
+// Collector adds samples to the current window. It implements sampler.Sink.
+type Collector struct {
+	Config
+
+	mu   sync.Mutex
+	w    *Window
+	full bool // Full was called for this window
+}
+
+// NewCollector makes a collector with an empty window.
+func NewCollector(c Config) *Collector { return &Collector{Config: c, w: NewWindow()} }
+
+// Cut ends the current window and begins another. Counts that overtook their
+// stack go with the new one, where the stack will be; those that were carried
+// over once have none any more and are lost.
+func (c *Collector) Cut() *Window {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.w
+	c.w, c.full = NewWindow(), false
+	for k, n := range w.early {
+		if w.carried[k] {
+			continue
+		}
+		c.w.early[k] = n
+		c.w.carried[k] = true
+		delete(w.early, k)
+	}
+	return w
+}
+
+// Add implements sampler.Sink.
+func (c *Collector) Add(s *sampler.Stack, n uint64) {
+	c.mu.Lock()
+	first, fresh := c.w.add(s, n)
+	full := c.MaxBytes > 0 && c.w.Bytes() > c.MaxBytes && !c.full
+	c.full = c.full || full
+	c.mu.Unlock()
+	if first {
+		c.FirstSeen(s.Key.PID)
+	}
+	if fresh && slices.ContainsFunc(s.User, madeAtRunTime) {
+		c.RunTime(s.Key.PID)
+	}
+	if full {
+		c.Full()
+	}
+}
+
+func madeAtRunTime(word uint64) bool {
+	id, _, _ := unwind.Split(word)
+	return id == 0
+}
+
+// Count implements sampler.Sink.
+func (c *Collector) Count(k sampler.Key, n uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.w.count(k, n)
+}
+
+// Bytes is the memory that the current window takes.
+func (c *Collector) Bytes() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.w.Bytes()
+}
+
+// Window is what was sampled in a time. It belongs to one goroutine.
+type Window struct {
 	entries map[sampler.Key]*Entry
 	early   map[sampler.Key]uint64 // counts that overtook their stack
+	carried map[sampler.Key]bool   // of these, the ones from the window before
 	seen    map[profiler.PID]bool
 	slab    []uint64
-	total   uint64
+	slabs   int
 }
 
 // Entry is one distinct stack.
@@ -38,16 +117,13 @@ type Entry struct {
 	Count  uint64
 }
 
-// NewWindow makes an empty window. firstSeen is called at the first sample of
-// each process, runTime at each new stack with code that the process made at
-// run time; both from the goroutine that adds, so they must be quick.
-func NewWindow(firstSeen, runTime func(profiler.PID)) *Window {
+// NewWindow makes an empty window.
+func NewWindow() *Window {
 	return &Window{
-		firstSeen: firstSeen,
-		runTime:   runTime,
-		entries:   map[sampler.Key]*Entry{},
-		early:     map[sampler.Key]uint64{},
-		seen:      map[profiler.PID]bool{},
+		entries: map[sampler.Key]*Entry{},
+		early:   map[sampler.Key]uint64{},
+		carried: map[sampler.Key]bool{},
+		seen:    map[profiler.PID]bool{},
 	}
 }
 
@@ -60,18 +136,17 @@ func (w *Window) keep(words []uint64) []uint64 {
 	}
 	if len(w.slab)+len(words) > cap(w.slab) {
 		w.slab = make([]uint64, 0, max(slabWords, len(words)))
+		w.slabs += 8 * cap(w.slab)
 	}
 	n := len(w.slab)
 	w.slab = append(w.slab, words...)
 	return w.slab[n:len(w.slab):len(w.slab)]
 }
 
-// Add implements sampler.Sink.
-func (w *Window) Add(s *sampler.Stack, n uint64) {
-	w.mu.Lock()
+// add says whether the process and the stack are new to the window.
+func (w *Window) add(s *sampler.Stack, n uint64) (first, fresh bool) {
 	e := w.entries[s.Key]
-	fresh := e == nil
-	if fresh {
+	if fresh = e == nil; fresh {
 		e = &Entry{
 			PID: s.Key.PID, TID: s.Key.TID, Comm: text(s.Comm[:]), Stop: s.Stop,
 			Kernel: w.keep(s.Kernel), User: w.keep(s.User),
@@ -83,44 +158,45 @@ func (w *Window) Add(s *sampler.Stack, n uint64) {
 		if early := w.early[s.Key]; early > 0 {
 			e.Count += early
 			delete(w.early, s.Key)
+			delete(w.carried, s.Key)
 		}
 	}
 	e.Count += n
-	w.total += n
-	first := !w.seen[e.PID]
+	first = !w.seen[e.PID]
 	w.seen[e.PID] = true
-	w.mu.Unlock()
-	if first {
-		w.firstSeen(s.Key.PID)
-	}
-	if fresh && slices.ContainsFunc(s.User, madeAtRunTime) {
-		w.runTime(s.Key.PID)
-	}
+	return first, fresh
 }
 
-func madeAtRunTime(word uint64) bool {
-	id, _, _ := unwind.Split(word)
-	return id == 0
-}
-
-// Count implements sampler.Sink.
-func (w *Window) Count(k sampler.Key, n uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (w *Window) count(k sampler.Key, n uint64) {
 	if e := w.entries[k]; e != nil {
 		e.Count += n
-		w.total += n
 		return
 	}
 	w.early[k] += n
-	w.total += n
+}
+
+// Merge adds what o saw. o is not to be used any more.
+func (w *Window) Merge(o *Window) {
+	for k, e := range o.entries {
+		if mine := w.entries[k]; mine != nil {
+			mine.Count += e.Count
+		} else {
+			w.entries[k] = e
+		}
+	}
+	for k, n := range o.early {
+		w.early[k] += n
+	}
+	for pid := range o.seen {
+		w.seen[pid] = true
+	}
+	w.slabs += o.slabs
 }
 
 // Entries gives all stacks, in no order, and the number of samples whose stack
 // never arrived: they are lost.
 func (w *Window) Entries() (entries []*Entry, lost uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	entries = make([]*Entry, 0, len(w.entries))
 	for _, e := range w.entries {
 		entries = append(entries, e)
 	}
@@ -130,11 +206,12 @@ func (w *Window) Entries() (entries []*Entry, lost uint64) {
 	return entries, lost
 }
 
-// Total is the number of samples so far.
-func (w *Window) Total() uint64 {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.total
+// entryBytes is an entry, its names and its places in the maps.
+const entryBytes = 256
+
+// Bytes is about the memory that the window takes.
+func (w *Window) Bytes() int {
+	return w.slabs + entryBytes*len(w.entries) + 48*(len(w.early)+len(w.seen))
 }
 
 func text(b []byte) string {

@@ -16,12 +16,12 @@ import (
 // heard is what a window told about processes.
 type heard struct{ first, runTime []profiler.PID }
 
-func newTestWindow() (*Window, *heard) {
+func newTestCollector() (*Collector, *heard) {
 	h := &heard{}
-	return NewWindow(
-		func(p profiler.PID) { h.first = append(h.first, p) },
-		func(p profiler.PID) { h.runTime = append(h.runTime, p) },
-	), h
+	return NewCollector(Config{
+		FirstSeen: func(p profiler.PID) { h.first = append(h.first, p) },
+		RunTime:   func(p profiler.PID) { h.runTime = append(h.runTime, p) },
+	}), h
 }
 
 func stack(pid profiler.PID, hash uint64, user ...uint64) *sampler.Stack {
@@ -31,9 +31,9 @@ func stack(pid profiler.PID, hash uint64, user ...uint64) *sampler.Stack {
 	return s
 }
 
-func entries(t *testing.T, w *Window) (map[uint64]*Entry, uint64) {
+func entries(t *testing.T, c *Collector) (map[uint64]*Entry, uint64) {
 	t.Helper()
-	list, lost := w.Entries()
+	list, lost := c.w.Entries()
 	byHash := map[uint64]*Entry{}
 	for _, e := range list {
 		byHash[e.Kernel[0]] = e
@@ -45,17 +45,17 @@ func entries(t *testing.T, w *Window) (map[uint64]*Entry, uint64) {
 }
 
 func TestWindow(t *testing.T) {
-	w, _ := newTestWindow()
+	c, _ := newTestCollector()
 	file := unwind.Word(3, 0x100, true)
-	w.Add(stack(1, 10, file), 1)
-	w.Add(stack(1, 10, file), 1)
-	w.Count(sampler.Key{Hash: 10, PID: 1}, 5)
-	w.Add(stack(1, 11, file, file), 1)
-	w.Count(sampler.Key{Hash: 10, PID: 2}, 3) // another process: its stack comes later
-	w.Add(stack(2, 10), 1)
-	list, lost := w.Entries()
-	if lost != 0 || len(list) != 3 || w.Total() != 12 {
-		t.Errorf("%d entries, %d lost, %d in all; want 3, 0, 12", len(list), lost, w.Total())
+	c.Add(stack(1, 10, file), 1)
+	c.Add(stack(1, 10, file), 1)
+	c.Count(sampler.Key{Hash: 10, PID: 1}, 5)
+	c.Add(stack(1, 11, file, file), 1)
+	c.Count(sampler.Key{Hash: 10, PID: 2}, 3) // another process: its stack comes later
+	c.Add(stack(2, 10), 1)
+	list, lost := c.w.Entries()
+	if lost != 0 || len(list) != 3 {
+		t.Errorf("%d entries, %d lost; want 3, 0", len(list), lost)
 	}
 	counts := map[profiler.PID][]uint64{}
 	for _, e := range list {
@@ -71,28 +71,91 @@ func TestWindow(t *testing.T) {
 }
 
 func TestCountsWithoutStackAreLost(t *testing.T) {
-	w, _ := newTestWindow()
-	w.Count(sampler.Key{Hash: 1, PID: 1}, 4)
-	w.Count(sampler.Key{Hash: 1, PID: 1}, 2)
-	w.Count(sampler.Key{Hash: 2, PID: 1}, 1)
-	if list, lost := w.Entries(); len(list) != 0 || lost != 7 {
+	c, _ := newTestCollector()
+	c.Count(sampler.Key{Hash: 1, PID: 1}, 4)
+	c.Count(sampler.Key{Hash: 1, PID: 1}, 2)
+	c.Count(sampler.Key{Hash: 2, PID: 1}, 1)
+	if list, lost := c.w.Entries(); len(list) != 0 || lost != 7 {
 		t.Errorf("%d entries, %d lost; want 0, 7", len(list), lost)
 	}
-	w.Add(stack(1, 1), 1)
-	if byHash, lost := entries(t, w); lost != 1 || byHash[1].Count != 7 || w.Total() != 8 {
-		t.Errorf("count %d, %d lost, %d in all; want 7, 1, 8", byHash[1].Count, lost, w.Total())
+	c.Add(stack(1, 1), 1)
+	if byHash, lost := entries(t, c); lost != 1 || byHash[1].Count != 7 {
+		t.Errorf("count %d, %d lost; want 7, 1", byHash[1].Count, lost)
+	}
+}
+
+// TestCut: what was counted before its stack came goes on to the window that
+// the stack comes to, and is lost if it comes in neither.
+func TestCut(t *testing.T) {
+	c, h := newTestCollector()
+	c.Add(stack(1, 10), 1)
+	c.Count(sampler.Key{Hash: 10, PID: 1}, 2)
+	c.Count(sampler.Key{Hash: 11, PID: 1}, 3) // its stack comes in the next window
+	c.Count(sampler.Key{Hash: 12, PID: 1}, 4) // its stack never comes
+	first := c.Cut()
+	c.Add(stack(1, 11), 1)
+	c.Add(stack(1, 10), 1)
+	second := c.Cut()
+	third := c.Cut()
+	got := map[string][]uint64{}
+	for name, w := range map[string]*Window{"first": first, "second": second, "third": third} {
+		list, lost := w.Entries()
+		counts := []uint64{lost}
+		slices.SortFunc(list, func(a, b *Entry) int { return int(a.Kernel[0]) - int(b.Kernel[0]) })
+		for _, e := range list {
+			counts = append(counts, e.Kernel[0], e.Count)
+		}
+		got[name] = counts
+	}
+	if diff := cmp.Diff(got, map[string][]uint64{"first": {0, 10, 3}, "second": {4, 10, 1, 11, 4}, "third": {0}}); diff != "" {
+		t.Errorf("lost, then stack and count (-got +want):\n%s", diff)
+	}
+	if diff := cmp.Diff(h.first, []profiler.PID{1, 1}); diff != "" {
+		t.Errorf("each window meets its processes anew (-got +want):\n%s", diff)
+	}
+	first.Merge(second)
+	list, lost := first.Entries()
+	sum := lost
+	for _, e := range list {
+		sum += e.Count
+	}
+	if sum != 12 || len(list) != 2 {
+		t.Errorf("merged: %d samples in %d entries, want 12 in 2", sum, len(list))
+	}
+}
+
+// TestFull: a window that grows too large is told of once, and loses nothing.
+func TestFull(t *testing.T) {
+	full := 0
+	c := NewCollector(Config{
+		FirstSeen: func(profiler.PID) {}, RunTime: func(profiler.PID) {},
+		MaxBytes: 200 << 10, Full: func() { full++ },
+	})
+	for round := range 2 {
+		for i := range uint64(1000) {
+			c.Add(stack(1, i, make([]uint64, 100)...), 1)
+		}
+		if full != round+1 {
+			t.Errorf("window %d: told %d times in all, want once for each window", round, full)
+		}
+		if n := c.Bytes(); n < 800_000 {
+			t.Errorf("1,000 stacks of 100 frames are said to take %d bytes", n)
+		}
+		if list, _ := c.Cut().Entries(); len(list) != 1000 {
+			t.Errorf("%d entries, want 1000", len(list))
+		}
 	}
 }
 
 func TestByThread(t *testing.T) {
-	w, _ := newTestWindow()
+	c, _ := newTestCollector()
 	for tid := range profiler.TID(2) {
 		s := stack(1, 10)
 		s.Key.TID = tid + 1
 		copy(s.Name[:], []byte{'a' + byte(tid), 0, 'x'})
-		w.Add(s, 1)
+		c.Add(s, 1)
 	}
-	list, _ := w.Entries()
+	list, _ := c.w.Entries()
 	names := map[profiler.TID]string{}
 	for _, e := range list {
 		names[e.TID] = e.Thread
@@ -103,14 +166,14 @@ func TestByThread(t *testing.T) {
 }
 
 func TestTold(t *testing.T) {
-	w, h := newTestWindow()
+	c, h := newTestCollector()
 	file, anon := unwind.Word(1, 0x10, true), unwind.Word(0, 0x7f00_0000, false)
-	w.Add(stack(1, 1, file), 1)
-	w.Add(stack(1, 2, file, anon), 1)
-	w.Add(stack(1, 2, file, anon), 1) // known: not told again
-	w.Add(stack(1, 3, anon), 1)
-	w.Add(stack(2, 4, file), 1)
-	w.Count(sampler.Key{Hash: 9, PID: 3}, 1)
+	c.Add(stack(1, 1, file), 1)
+	c.Add(stack(1, 2, file, anon), 1)
+	c.Add(stack(1, 2, file, anon), 1) // known: not told again
+	c.Add(stack(1, 3, anon), 1)
+	c.Add(stack(2, 4, file), 1)
+	c.Count(sampler.Key{Hash: 9, PID: 3}, 1)
 	if diff := cmp.Diff(*h, heard{[]profiler.PID{1, 2}, []profiler.PID{1, 1}}, cmp.AllowUnexported(heard{})); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
@@ -119,7 +182,7 @@ func TestTold(t *testing.T) {
 // TestSlabs: the frames of many stacks share memory, and none may run over
 // into another's, nor change when the caller's slice is used again.
 func TestSlabs(t *testing.T) {
-	w, _ := newTestWindow()
+	c, _ := newTestCollector()
 	words := make([]uint64, 3*slabWords)
 	want := map[uint64][]uint64{}
 	for i := range uint64(300) {
@@ -135,15 +198,15 @@ func TestSlabs(t *testing.T) {
 		for j := range n {
 			words[j] = i<<32 | uint64(j)
 		}
-		w.Add(stack(1, i, words[:n]...), 1)
+		c.Add(stack(1, i, words[:n]...), 1)
 		s := stack(1, 1000+i)
 		s.User = words[:n]
-		w.Add(s, 1)
+		c.Add(s, 1)
 		want[i] = slices.Clone(words[:n])
 		want[1000+i] = want[i]
 		clear(words)
 	}
-	byHash, _ := entries(t, w)
+	byHash, _ := entries(t, c)
 	for i, frames := range want {
 		e := byHash[i]
 		if !slices.Equal(e.User, frames) {
@@ -162,29 +225,31 @@ func TestSlabs(t *testing.T) {
 func TestConcurrentUse(t *testing.T) {
 	var mu sync.Mutex
 	first := map[profiler.PID]int{}
-	w := NewWindow(func(p profiler.PID) {
-		mu.Lock()
-		defer mu.Unlock()
-		first[p]++
-	}, func(profiler.PID) {})
+	c := NewCollector(Config{
+		FirstSeen: func(p profiler.PID) {
+			mu.Lock()
+			defer mu.Unlock()
+			first[p]++
+		},
+		RunTime: func(profiler.PID) {},
+	})
 	var all sync.WaitGroup
 	for range 2 { // as the sampler's goroutines
 		all.Go(func() {
 			for i := range uint64(2000) {
-				w.Add(stack(profiler.PID(i%10), i%50), 1)
-				w.Count(sampler.Key{Hash: i % 60, PID: profiler.PID(i % 10)}, 1)
-				w.Total()
+				c.Add(stack(profiler.PID(i%10), i%50), 1)
+				c.Count(sampler.Key{Hash: i % 60, PID: profiler.PID(i % 10)}, 1)
 			}
 		})
 	}
 	all.Wait()
-	list, lost := w.Entries()
+	list, lost := c.w.Entries()
 	sum := lost
 	for _, e := range list {
 		sum += e.Count
 	}
-	if sum != 8000 || w.Total() != 8000 {
-		t.Errorf("%d in entries and lost, %d in all, want 8000", sum, w.Total())
+	if sum != 8000 {
+		t.Errorf("%d in entries and lost, want 8000", sum)
 	}
 	for pid, n := range first {
 		if n != 1 {

@@ -131,7 +131,7 @@ type recording struct {
 	kernel   *bpf.Kernel
 	sideband *bpf.Sideband
 	table    *process.Table
-	window   *aggregate.Window
+	window   *aggregate.Collector
 	sampler  *sampler.Sampler
 	perfMaps *perfMaps
 	names    chan kernelNames
@@ -180,7 +180,7 @@ func (r *recording) open() error {
 	}
 	r.table = process.NewTable(&r.kernel.Tables, r.sideband, r.Runtimes)
 	r.perfMaps = newPerfMaps(r.table.RootPath, r.OpenPerfMap)
-	r.window = aggregate.NewWindow(r.firstSeen, r.perfMaps.add)
+	r.window = aggregate.NewCollector(aggregate.Config{FirstSeen: r.firstSeen, RunTime: r.perfMaps.add})
 	r.sampler = sampler.New(sampler.Config{
 		Kernel: r.kernel, Unwinder: r.table, Sink: r.window, Arch: process.HostArch,
 		ByThread: r.ByThread, Failed: r.Failed,
@@ -321,7 +321,7 @@ func (r *recording) profile(sym *symbolize.Symbolizer, counters bpf.Counters) *p
 	p := &profiler.Profile{Start: r.start, Duration: r.took, Frequency: r.Frequency, Event: r.event, Host: host}
 	q := &p.Quality
 	q.UnnamedByModule = map[string]uint64{}
-	entries, orphans := r.window.Entries()
+	entries, orphans := r.window.Cut().Entries()
 	q.Lost = counters.LostRing + orphans + r.sampler.Stats().BadRecords
 	processes := map[processKey]*profiler.Process{}
 	for _, e := range entries {

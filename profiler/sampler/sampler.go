@@ -54,6 +54,10 @@ type Sampler struct {
 	copies chan *job
 	pool   sync.Pool
 
+	cutting sync.Mutex    // one at a time
+	cuts    chan cut      // holds one
+	ended   chan struct{} // closed when nothing is read any more
+
 	mu    sync.Mutex
 	stats Stats
 }
@@ -61,6 +65,8 @@ type Sampler struct {
 // Stats count what went through.
 type Stats struct {
 	FirstSample time.Time // when the first one was read
+	LastRead    time.Time // when the ring buffer was last looked into
+	Received    uint64    // samples handed to the sink
 	Copies      uint64    // stacks unwound in user space
 	Overflowed  uint64    // copies dropped because the queue was full: samples without user frames
 	BadRecords  uint64
@@ -71,6 +77,15 @@ type job struct {
 	words []uint64
 }
 
+// cut is something to be done between two records.
+type cut struct {
+	fn   func()
+	done chan error
+}
+
+// ErrEnded says that the sampler does not run any more.
+var ErrEnded = errors.New("sampling has ended")
+
 // queued copies at most: 2 MiB.
 const queued = 32
 
@@ -79,7 +94,7 @@ const poll = 100 * time.Millisecond
 
 // New makes a sampler.
 func New(c Config) *Sampler {
-	s := &Sampler{Config: c, copies: make(chan *job, queued)}
+	s := &Sampler{Config: c, copies: make(chan *job, queued), cuts: make(chan cut, 1), ended: make(chan struct{})}
 	s.pool.New = func() any { return &job{} }
 	return s
 }
@@ -100,9 +115,40 @@ func (s *Sampler) Run(ctx context.Context) error {
 		s.unwindCopies()
 	}()
 	err := s.read(ctx)
+	close(s.ended)
 	close(s.copies)
 	<-done
 	return err
+}
+
+// Cut calls fn between two samples: what was taken before is with the sink by
+// then, but for copies of stacks that are still being unwound. It waits for fn.
+func (s *Sampler) Cut(fn func()) error {
+	s.cutting.Lock()
+	defer s.cutting.Unlock()
+	c := cut{fn, make(chan error, 1)}
+	s.cuts <- c
+	// The reader may be waiting for the ring buffer to fill.
+	if err := s.Kernel.Flush(); err != nil {
+		return fmt.Errorf("cut the stream of samples: %w", err)
+	}
+	select {
+	case err := <-c.done:
+		return err
+	case <-s.ended:
+		return ErrEnded
+	}
+}
+
+// cut does what waits to be done.
+func (s *Sampler) cut() {
+	select {
+	case c := <-s.cuts:
+		err := s.drain()
+		c.fn()
+		c.done <- err
+	default:
+	}
 }
 
 func (s *Sampler) read(ctx context.Context) error {
@@ -115,6 +161,8 @@ func (s *Sampler) read(ctx context.Context) error {
 		s.Kernel.SetDeadline(time.Now().Add(poll))
 		err := s.Kernel.Read(&rec)
 		switch {
+		case errors.Is(err, ringbuf.ErrFlushed):
+			s.cut()
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if ctx.Err() != nil {
 				return s.drain()
@@ -133,8 +181,11 @@ func (s *Sampler) read(ctx context.Context) error {
 				return err
 			}
 		}
-		if time.Since(tick) > time.Second {
-			tick = time.Now()
+		if now := time.Now(); now.Sub(tick) > time.Second {
+			tick = now
+			s.mu.Lock()
+			s.stats.LastRead = now
+			s.mu.Unlock()
 			if err := errors.Join(s.Kernel.Tick(), s.Kernel.SyncCPUs()); err != nil {
 				s.Failed(err)
 			}
@@ -147,8 +198,21 @@ func (s *Sampler) drain() error {
 	return s.Kernel.DrainCounts(func(k bpf.Key, n uint64) {
 		if n > 0 {
 			s.Sink.Count(Key{Hash: k.Hash, PID: profiler.PID(k.PID), TID: profiler.TID(k.TID)}, n)
+			s.received(n)
 		}
 	})
+}
+
+func (s *Sampler) received(n uint64) {
+	s.mu.Lock()
+	s.stats.Received += n
+	s.mu.Unlock()
+}
+
+// add hands one sample to the sink.
+func (s *Sampler) add(st *Stack) {
+	s.Sink.Add(st, 1)
+	s.received(1)
 }
 
 // record handles one record; counted says that the kernel side now counts it.
@@ -167,7 +231,7 @@ func (s *Sampler) record(raw []byte, words []uint64) (_ []uint64, counted bool) 
 		return words, false
 	}
 	if !isCopy {
-		s.Sink.Add(&c.Stack, 1)
+		s.add(&c.Stack)
 		return words, c.Counted
 	}
 	j := s.pool.Get().(*job)
@@ -181,7 +245,7 @@ func (s *Sampler) record(raw []byte, words []uint64) (_ []uint64, counted bool) 
 		s.pool.Put(j)
 		c.Stop = profiler.StopNoTable
 		c.Key.Hash = hash(&c.Stack)
-		s.Sink.Add(&c.Stack, 1)
+		s.add(&c.Stack)
 	}
 	return words, false
 }
@@ -226,6 +290,6 @@ func (s *Sampler) unwind(j *job, user []uint64) []uint64 {
 	s.mu.Lock()
 	s.stats.Copies++
 	s.mu.Unlock()
-	s.Sink.Add(&c.Stack, 1)
+	s.add(&c.Stack)
 	return user
 }

@@ -212,6 +212,18 @@ func TestConservation(t *testing.T) {
 			burn(t, 4)
 			// Short-lived processes, so that slots come and go.
 			for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
+				// What was taken before a cut is with the sink.
+				before, err := kernel.Counters()
+				if err != nil {
+					t.Fatal(err)
+				}
+				var at uint64
+				if err := s.Cut(func() { at = s.Stats().Received }); err != nil {
+					t.Fatal(err)
+				}
+				if at+before.LostRing+queued+1 < before.Samples {
+					t.Fatalf("a cut left %d of %d samples in the kernel", before.Samples-at, before.Samples)
+				}
 				if err := exec.Command("/bin/true").Run(); err != nil {
 					t.Fatal(err)
 				}
@@ -241,6 +253,12 @@ func TestConservation(t *testing.T) {
 			}
 			if added+counted+c.LostRing != c.Samples {
 				t.Errorf("%d sent + %d counted + %d lost are not the %d samples", added, counted, c.LostRing, c.Samples)
+			}
+			if got := s.Stats().Received; got != added+counted {
+				t.Errorf("%d samples are said to be received, the sink has %d", got, added+counted)
+			}
+			if err := s.Cut(func() { t.Error("cut after the end") }); !errors.Is(err, ErrEnded) {
+				t.Errorf("a cut after the end says: %v", err)
 			}
 			if orphans > c.LostRing {
 				t.Errorf("%d samples counted for stacks that never came", orphans)

@@ -1,6 +1,6 @@
 // Package symbolize gives names to the addresses of samples: the kernel's from
 // kallsyms, a file's from what its runtime knows, run-time code from perf maps.
-// Every address is looked up once.
+// An address is looked up once while its location is kept, within a budget.
 package symbolize
 
 import (
@@ -28,18 +28,129 @@ type Symbolizer struct {
 	// Kernel names kernel addresses; nil where the kernel hides them.
 	Kernel *Kernel
 
-	mu      sync.Mutex
-	files   map[uint64]*profiler.Location // by frame word
-	kernel  map[uint64]*profiler.Location
-	jit     map[jitKey]*profiler.Location
-	modules map[string]*profiler.Module
-	scratch []profiler.Frame
+	// Budget bounds the bytes of locations that are kept; 0: no bound.
+	Budget int
+
+	mu        sync.Mutex
+	young     generation
+	old       generation // asked for no longer, if they do not come back
+	evictions uint64
+	modules   map[string]*profiler.Module
+	scratch   []profiler.Frame
 }
+
+// generation holds locations. When the young one has half of the budget it
+// becomes the old one, and what was in the old one is gone: about the least
+// recently used half, without a list to keep.
+type generation struct {
+	files  map[uint64]*profiler.Location // by frame word
+	kernel map[uint64]*profiler.Location
+	jit    map[jitKey]*profiler.Location
+	bytes  int
+}
+
+func newGeneration() generation {
+	return generation{map[uint64]*profiler.Location{}, map[uint64]*profiler.Location{}, map[jitKey]*profiler.Location{}, 0}
+}
+
+func (g *generation) len() int { return len(g.files) + len(g.kernel) + len(g.jit) }
 
 type jitKey struct {
 	pid  profiler.PID
 	addr uint64
 }
+
+// Bytes is about the memory of the locations that are kept.
+func (s *Symbolizer) Bytes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.young.bytes + s.old.bytes
+}
+
+// Evictions is how many locations the budget has cost.
+func (s *Symbolizer) Evictions() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.evictions
+}
+
+// SetBudget changes the bound, and holds it at once.
+func (s *Symbolizer) SetBudget(bytes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Budget = bytes
+	if s.young.bytes+s.old.bytes > bytes {
+		s.age()
+	}
+}
+
+// Forget drops what is known under numbers of executables that will stand for
+// others, and the names of code made at run time: JITs use addresses again.
+func (s *Symbolizer) Forget(ids map[uint32]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range []*generation{&s.young, &s.old} {
+		for _, l := range g.jit {
+			g.bytes -= locationBytes(l)
+		}
+		clear(g.jit)
+		if len(ids) == 0 {
+			continue
+		}
+		for word, l := range g.files {
+			if id, _, _ := unwind.Split(word); ids[id] {
+				g.bytes -= locationBytes(l)
+				delete(g.files, word)
+			}
+		}
+	}
+}
+
+// locationBytes is about what a location takes, with its place in a map. Names
+// are its own: nothing else holds on to them.
+func locationBytes(l *profiler.Location) int {
+	n := 48 + 48
+	for i := range l.Frames {
+		f := &l.Frames[i]
+		n += 88 + len(f.Function) + len(f.Linkage) + len(f.File)
+	}
+	return n
+}
+
+// find looks a location up in both generations; keep puts one into the young.
+func find[K comparable](s *Symbolizer, in func(*generation) map[K]*profiler.Location, key K) *profiler.Location {
+	if l := in(&s.young)[key]; l != nil {
+		return l
+	}
+	l := in(&s.old)[key]
+	if l != nil {
+		delete(in(&s.old), key)
+		s.old.bytes -= locationBytes(l)
+		keep(s, in, key, l)
+	}
+	return l
+}
+
+func keep[K comparable](s *Symbolizer, in func(*generation) map[K]*profiler.Location, key K, l *profiler.Location) {
+	if s.young.files == nil {
+		s.young, s.old = newGeneration(), newGeneration()
+	}
+	bytes := locationBytes(l)
+	if s.Budget > 0 && s.young.bytes+bytes > s.Budget/2 {
+		s.age()
+	}
+	in(&s.young)[key] = l
+	s.young.bytes += bytes
+}
+
+func (s *Symbolizer) age() {
+	s.evictions += uint64(s.old.len())
+	s.old, s.young = s.young, newGeneration()
+}
+
+func filesOf(g *generation) map[uint64]*profiler.Location  { return g.files }
+func kernelOf(g *generation) map[uint64]*profiler.Location { return g.kernel }
+func jitOf(g *generation) map[jitKey]*profiler.Location    { return g.jit }
 
 // KernelModule is the module of kernel code outside loadable modules.
 const KernelModule = "[kernel]"
@@ -70,7 +181,7 @@ func (s *Symbolizer) Stack(pid profiler.PID, kernel, user []uint64, stop profile
 }
 
 func (s *Symbolizer) kernelLocation(addr uint64) *profiler.Location {
-	if l := s.kernel[addr]; l != nil {
+	if l := find(s, kernelOf, addr); l != nil {
 		return l
 	}
 	frame, module := profiler.Frame{Kind: profiler.KindKernel}, KernelModule
@@ -83,15 +194,12 @@ func (s *Symbolizer) kernelLocation(addr uint64) *profiler.Location {
 		}
 	}
 	l := &profiler.Location{Module: s.module(module), Address: addr, Frames: []profiler.Frame{frame}}
-	if s.kernel == nil {
-		s.kernel = map[uint64]*profiler.Location{}
-	}
-	s.kernel[addr] = l
+	keep(s, kernelOf, addr, l)
 	return l
 }
 
 func (s *Symbolizer) fileLocation(word uint64, id uint32, offset uint64) *profiler.Location {
-	if l := s.files[word]; l != nil {
+	if l := find(s, filesOf, word); l != nil {
 		return l
 	}
 	l := &profiler.Location{Address: offset}
@@ -103,16 +211,13 @@ func (s *Symbolizer) fileLocation(word uint64, id uint32, offset uint64) *profil
 		l.Module = s.module("[unknown]")
 	}
 	l.Frames = s.take()
-	if s.files == nil {
-		s.files = map[uint64]*profiler.Location{}
-	}
-	s.files[word] = l
+	keep(s, filesOf, word, l)
 	return l
 }
 
 func (s *Symbolizer) jitLocation(pid profiler.PID, addr uint64) *profiler.Location {
 	key := jitKey{pid, addr}
-	if l := s.jit[key]; l != nil {
+	if l := find(s, jitOf, key); l != nil {
 		return l
 	}
 	l := &profiler.Location{Module: s.module("[anon]"), Address: addr}
@@ -124,10 +229,7 @@ func (s *Symbolizer) jitLocation(pid profiler.PID, addr uint64) *profiler.Locati
 		s.scratch = append(s.scratch, profiler.Frame{Kind: profiler.KindJIT})
 	}
 	l.Frames = s.take()
-	if s.jit == nil {
-		s.jit = map[jitKey]*profiler.Location{}
-	}
-	s.jit[key] = l
+	keep(s, jitOf, key, l)
 	return l
 }
 

@@ -198,3 +198,66 @@ func TestStackEmpty(t *testing.T) {
 		t.Errorf("stack %+v", st)
 	}
 }
+
+// TestBudget: what is kept stays within the budget, the addresses asked for last
+// among it, and every stack is named all the same.
+func TestBudget(t *testing.T) {
+	f := &file{module: profiler.Module{Path: "/bin/x"}}
+	s := newTestSymbolizer(f, nil)
+	s.SetBudget(64 << 10)
+	hot := unwind.Word(7, 0x101, true)
+	for i := range uint64(5000) {
+		st := s.Stack(1, []uint64{0xffffffff81000000 + i}, []uint64{hot, unwind.Word(7, 0x10000+i, true)}, profiler.StopRoot)
+		if got := names(st)[1]; got != "one" {
+			t.Fatalf("stack %d: the leaf's caller is %q, want one", i, got)
+		}
+		if n := s.Bytes(); n > 64<<10 {
+			t.Fatalf("%d bytes are kept, the budget is %d", n, 64<<10)
+		}
+	}
+	if s.Evictions() < 9000 {
+		t.Errorf("%d evictions, want most of 10,000", s.Evictions())
+	}
+	asked := 0
+	for _, offset := range f.asked {
+		if offset == 0x101 {
+			asked++
+		}
+	}
+	if asked != 1 {
+		t.Errorf("the address that is in every stack was looked up %d times, want once", asked)
+	}
+	before := s.Bytes()
+	s.SetBudget(before / 4)
+	if n := s.Bytes(); n > before/2+1 {
+		t.Errorf("%d bytes are kept when the budget shrinks from %d to %d", n, before, before/4)
+	}
+}
+
+// TestForget: a number that stands for another file gives the other's names.
+func TestForget(t *testing.T) {
+	f, other := &file{module: profiler.Module{Path: "/bin/x"}}, &file{module: profiler.Module{Path: "/bin/y"}}
+	j := &jit{end: 0x5000}
+	s := newTestSymbolizer(f, j)
+	word := unwind.Word(7, 0x101, true)
+	stack := func() *profiler.Stack {
+		return s.Stack(1, nil, []uint64{word, unwind.Word(0, 0x4000, true)}, profiler.StopRoot)
+	}
+	stack()
+	s.Executables = func(uint32) Executable { return other }
+	s.Forget(map[uint32]bool{8: true})
+	if got := stack().Locations[0].Module.Path; got != "/bin/x" {
+		t.Errorf("forgetting 8, 7 became %s", got)
+	}
+	if j.asked != 2 {
+		t.Errorf("code made at run time was named %d times in two windows, want each time", j.asked)
+	}
+	s.Forget(map[uint32]bool{7: true})
+	if got := stack().Locations[0].Module.Path; got != "/bin/y" {
+		t.Errorf("number 7 still gives %s", got)
+	}
+	s.Forget(map[uint32]bool{7: true})
+	if n := s.Bytes(); n != 0 {
+		t.Errorf("%d bytes are kept of nothing", n)
+	}
+}

@@ -251,7 +251,9 @@ func TestRecordStats(t *testing.T) {
 	number("distinct_stacks", 1, samples)
 	complete := number("stacks_complete", 0.9*samples, samples)
 	frames := number("frames", 2*samples, 100*samples)
-	number("frames_named", 0.9*frames, frames)
+	// One of five has no name where the debug symbols of libc are not installed:
+	// __libc_start_call_main is no exported function.
+	number("frames_named", 0.75*frames, frames)
 	number("agent_cpu_seconds", 0.01, 10)
 	number("start_cpu_seconds", 0.01, 10)
 	number("bpf_run_seconds", 0, 1.5)
