@@ -173,5 +173,22 @@ func (t *Tables) Process(pid uint32) (first uint32, ok bool) {
 	return p.First, err == nil
 }
 
+// KeepProcesses forgets all processes but those to keep.
+func (t *Tables) KeepProcesses(keep func(pid uint32) bool) {
+	var pid uint32
+	var p struct{ First, Count, Flags, Pad uint32 }
+	var drop []uint32
+	// An entry that goes while the map is read may make the reading end early:
+	// the others are forgotten the next time.
+	for it := t.processes.Iterate(); it.Next(&pid, &p); {
+		if !keep(pid) {
+			drop = append(drop, pid)
+		}
+	}
+	for _, pid := range drop {
+		t.DeleteProcess(pid)
+	}
+}
+
 // DeleteProcess forgets a process; one that is not there is no error.
 func (t *Tables) DeleteProcess(pid uint32) { _ = t.processes.Delete(pid) }

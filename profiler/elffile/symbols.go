@@ -79,6 +79,9 @@ func (f *File) Bytes() int {
 	return n
 }
 
+// Trim forgets the symbol table; the next look-up builds it again.
+func (f *File) Trim() { f.symbols.table.Store(nil) }
+
 // symbolCache builds the table on the first look-up.
 type symbolCache struct {
 	build sync.Mutex

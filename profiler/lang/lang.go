@@ -39,6 +39,11 @@ type Program interface {
 	// which the executable was seen first; the Instance names the frames of all
 	// its processes, and may outlive that one.
 	Attach(pid profiler.PID) (Instance, error)
+	// Bytes is the memory held for rows and names, without the file's own.
+	Bytes() int
+	// Trim lets go of what can be read again. Whoever uses the program
+	// meanwhile is not disturbed.
+	Trim()
 }
 
 // Instance names the frames of a program, or of one process's perf map.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,13 +31,16 @@ type Executable struct {
 	opener    profiler.PID // the process through which it was opened
 	tries     int
 	openErr   error
-	notELF    bool // code made at run time that happens to live in a file
+	root      *Root // through which it was opened, and its debug files are looked for
+	notELF    bool  // code made at run time that happens to live in a file
 	file      *elffile.File
 	module    *profiler.Module
 	programs  []program
 	pages     extent // of the table of pages; entry i is for page firstPage+i
 	firstPage uint32
-	shared    bool // file, programs and pages belong to another with the same build ID
+	lender    *Executable  // whose file, programs and pages these are: one with the same build ID; nil: its own
+	idleSince time.Time    // since when no live process has it mapped; zero while one has
+	named     atomic.Int64 // when it was last asked for names, Unix seconds
 	closed    bool
 
 	naming sync.Mutex // symbolizing does not hold the table's lock
@@ -71,7 +76,7 @@ func (e *Executable) retry(pid profiler.PID) bool {
 
 // open opens the file as the process at root sees it.
 func (e *Executable) open(pid profiler.PID, root *Root, m Mapping) {
-	e.opened, e.opener = true, pid
+	e.opened, e.opener, e.root = true, pid, root
 	e.tries++
 	e.module = &profiler.Module{Path: e.path}
 	e.file, e.openErr = openFile(pid, root, m)
@@ -112,7 +117,7 @@ func (e *Executable) recognise(pid profiler.PID, root *Root, runtimes []lang.Run
 // share takes everything but the name from an executable with the same build ID.
 func (e *Executable) share(other *Executable) {
 	_ = e.file.Close()
-	e.shared = true
+	e.lender = other
 	e.file, e.programs = other.file, other.programs
 	e.pages, e.firstPage = other.pages, other.firstPage
 }
@@ -298,6 +303,11 @@ func (e *Executable) Symbolize(dst []profiler.Frame, offset uint64) ([]profiler.
 	if !ok {
 		return dst, offset
 	}
+	holder := e
+	if e.lender != nil {
+		holder = e.lender
+	}
+	holder.named.Store(time.Now().Unix())
 	e.naming.Lock()
 	defer e.naming.Unlock()
 	if p, _ := e.owner(vaddr, vaddr+1); p != nil && !e.closed {
@@ -310,11 +320,28 @@ func (e *Executable) Symbolize(dst []profiler.Frame, offset uint64) ([]profiler.
 	return dst, vaddr
 }
 
+// bytes is the memory that the file and its programs hold.
+func (e *Executable) bytes() int {
+	n := e.file.Bytes()
+	for _, p := range e.programs {
+		n += p.Bytes()
+	}
+	return n
+}
+
+// trim lets go of what can be read again.
+func (e *Executable) trim() {
+	e.file.Trim()
+	for _, p := range e.programs {
+		p.Trim()
+	}
+}
+
 func (e *Executable) close() {
 	e.naming.Lock()
 	defer e.naming.Unlock()
 	e.closed = true
-	if e.shared {
+	if e.lender != nil {
 		return
 	}
 	for _, p := range e.programs {

@@ -45,6 +45,7 @@ type Kernel interface {
 	SetRule(i uint32, r bpf.Rule) error
 	SetProcess(pid, first, count uint32, deferring bool) error
 	Process(pid uint32) (first uint32, ok bool)
+	KeepProcesses(keep func(pid uint32) bool)
 	DeleteProcess(pid uint32)
 }
 
@@ -63,6 +64,7 @@ type Stats struct {
 	ExecutablesRefused     uint64 // samples in files for which no number was left
 	InstallsRefused        uint64 // processes whose mappings did not fit
 	RulesRefused           uint64 // rows that became gaps because the table of rules was full
+	RulesForgotten         uint64 // how often that table was emptied
 	Rows                   uint64 // now
 	Rules                  uint64
 	EventsLost             uint64
@@ -81,8 +83,13 @@ type Table struct {
 	roots     roots
 	files     map[fileKey]*Executable
 	builds    map[string]*Executable // by build ID
-	byID      []*Executable          // by number, in the order they were hit; 0 is no executable
-	unknown   *Executable            // stands in for files beyond maxFiles
+	byID      []*Executable          // by number; 0 is no executable, nil a number that is free
+	freeIDs   []uint32               // numbers that were given back
+	numbered  int                    // how often one was given
+	ended     []profiler.PID         // processes forgotten since the last sweep
+	lingering time.Duration
+	looked    time.Time   // when processes were last looked for in /proc
+	unknown   *Executable // stands in for files beyond maxFiles
 
 	mappings, pages, rows *extents
 	rules                 map[cfi.Rule]uint16
@@ -130,7 +137,7 @@ type slot struct {
 func NewTable(kernel Kernel, events Events, runtimes []lang.Runtime) *Table {
 	c := kernel.Capacity()
 	return &Table{
-		kernel: kernel, events: events, runtimes: runtimes,
+		kernel: kernel, events: events, runtimes: runtimes, lingering: lingering,
 		processes: map[profiler.PID]*process{},
 		roots:     roots{},
 		files:     map[fileKey]*Executable{},
@@ -164,7 +171,7 @@ func (t *Table) Stats() Stats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.stats
-	s.Processes, s.Executables = uint64(len(t.processes)), uint64(len(t.byID)-1)
+	s.Processes, s.Executables = uint64(len(t.processes)), uint64(len(t.byID)-1-len(t.freeIDs))
 	s.Rows, s.Rules = uint64(t.rows.used), uint64(len(t.ruleList))
 	s.EventsLost = t.events.Lost()
 	return s
@@ -196,6 +203,12 @@ func (t *Table) sync() error {
 		for _, p := range t.processes {
 			p.known = false // read /proc again at the next sample
 		}
+		// A fork that we did not hear of left the child with mappings that may
+		// be given to others.
+		t.kernel.KeepProcesses(func(pid uint32) bool {
+			p := t.processes[profiler.PID(pid)]
+			return p != nil && p.slot != nil
+		})
 	}
 	t.forget()
 	return err
@@ -208,13 +221,14 @@ const lingering = 2 * time.Second
 func (t *Table) forget() {
 	now := time.Now()
 	for pid, p := range t.processes {
-		if !p.exited.IsZero() && now.Sub(p.exited) > lingering {
+		if !p.exited.IsZero() && now.Sub(p.exited) > t.lingering {
 			if alive(pid) {
 				p.exited = now // only the main thread ended: look again later
 				continue
 			}
 			t.uninstall(p)
 			delete(t.processes, pid)
+			t.ended = append(t.ended, pid)
 		}
 	}
 }
@@ -345,7 +359,7 @@ func (t *Table) install(p *process) {
 		return // its stacks keep coming as copies, until processes end
 	}
 	old := p.slot
-	p.slot, p.installed = &slot{extent: x, users: 1}, len(t.byID)
+	p.slot, p.installed = &slot{extent: x, users: 1}, t.numbered
 	err := t.kernel.SetMappings(x.first, ms)
 	if err == nil {
 		err = t.kernel.SetProcess(uint32(p.pid), x.first, x.count, p.misses < maxMisses)
@@ -415,12 +429,20 @@ func (t *Table) number(e *Executable) {
 	if e.id != 0 || e == t.unknown {
 		return
 	}
-	if len(t.byID) >= int(t.kernel.Capacity().Executables) {
+	switch n := len(t.freeIDs); {
+	case n > 0:
+		e.id = t.freeIDs[0] // the one that is free for longest
+		t.freeIDs = slices.Delete(t.freeIDs, 0, 1)
+		t.byID[e.id] = e
+	case len(t.byID) < int(t.kernel.Capacity().Executables):
+		e.id = uint32(len(t.byID))
+		t.byID = append(t.byID, e)
+	default:
 		t.stats.ExecutablesRefused++
 		return
 	}
-	e.id, e.numbered = uint32(len(t.byID)), len(t.byID)
-	t.byID = append(t.byID, e)
+	e.numbered = t.numbered
+	t.numbered++
 }
 
 // Executable gives an executable by the number that frames carry; nil for code
@@ -547,7 +569,7 @@ func (t *Table) opened(p *process, e *Executable, m *Mapping) {
 		}
 		return
 	}
-	if e.shared {
+	if e.lender != nil {
 		_ = t.kernel.SetExecutable(e.id, bpf.Executable{Pages: e.pages.first, FirstPage: e.firstPage, Count: e.pages.count})
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,6 +84,9 @@ func (k *tables) Process(pid uint32) (first uint32, ok bool) {
 	p, ok := k.processes[pid]
 	return p.first, ok
 }
+func (k *tables) KeepProcesses(keep func(uint32) bool) {
+	maps.DeleteFunc(k.processes, func(pid uint32, _ entry) bool { return !keep(pid) })
+}
 func (k *tables) SetProcess(pid, first, count uint32, deferring bool) error {
 	if k.full {
 		return unix.E2BIG
@@ -141,6 +145,8 @@ func (p plainProgram) Rows(dst []cfi.Row, low, high uint64) ([]cfi.Row, error) {
 	}
 	return dst, nil
 }
+func (plainProgram) Bytes() int                                 { return 0 }
+func (plainProgram) Trim()                                      {}
 func (plainProgram) Attach(profiler.PID) (lang.Instance, error) { return plainInstance{}, nil }
 
 func ruleAt(at uint64) cfi.Rule {

@@ -106,6 +106,13 @@ func (p *Program) Bytes() int {
 	return p.win.bytes() + programBytes
 }
 
+// Trim lets go of the pages of the table.
+func (p *Program) Trim() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.win.drop()
+}
+
 // Attach gives the program itself: naming Go code needs nothing of a process.
 func (p *Program) Attach(profiler.PID) (lang.Instance, error) { return instance{p}, nil }
 

@@ -42,6 +42,11 @@ func newWindows(f *elffile.File) *windows {
 
 func (w *windows) bytes() int { return len(w.held) * (windowBytes + int(unsafe.Sizeof(page{})) + 24) }
 
+func (w *windows) drop() {
+	clear(w.pages)
+	w.held, w.last = nil, nil
+}
+
 // segment is the loadable segment whose file bytes hold addr.
 func (w *windows) segment(addr uint64) (elf.ProgHeader, bool) {
 	for _, s := range w.segs {

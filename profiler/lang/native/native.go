@@ -160,6 +160,20 @@ func (p *Program) Bytes() int {
 	return n
 }
 
+// Trim closes the debug files and forgets the index of call frame information,
+// unless that reads a debug file: somebody may be reading it now. Both are
+// opened again when they are asked for.
+func (p *Program) Trim() {
+	p.naming.Lock()
+	_ = p.release() // read-only files
+	p.naming.Unlock()
+	p.indexing.Lock()
+	defer p.indexing.Unlock()
+	if p.frames == nil {
+		p.index, p.indexErr, p.indexed = nil, nil, false
+	}
+}
+
 // instance is a process's share in a program.
 type instance struct {
 	program *Program
