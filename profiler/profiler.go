@@ -229,6 +229,26 @@ type Quality struct {
 	UnnamedByModule map[string]uint64 // the others, by module path
 }
 
+// Add counts a stack that was seen count times.
+func (q *Quality) Add(s *Stack, count uint64) {
+	q.Samples += count
+	q.DistinctStacks++
+	if int(s.Stop) < len(q.Stops) {
+		q.Stops[s.Stop] += count
+	}
+	for _, l := range s.Locations {
+		q.Frames += count
+		if l.Named() {
+			q.FramesNamed += count
+			continue
+		}
+		if q.UnnamedByModule == nil {
+			q.UnnamedByModule = map[string]uint64{}
+		}
+		q.UnnamedByModule[l.Module.Path] += count
+	}
+}
+
 // Complete is the number of samples whose stack reached the root.
 func (q *Quality) Complete() uint64 {
 	var n uint64

@@ -16,10 +16,11 @@ import (
 
 // Config of a Collector.
 type Config struct {
-	// FirstSeen is called at the first sample of each process in a window,
-	// RunTime at each new stack with code that the process made at run time;
-	// both from the goroutine that adds, so they must be quick.
-	FirstSeen func(profiler.PID)
+	// FirstSeen is called at the first sample of each process in a window, and
+	// again when it goes by another name: it runs another program. RunTime is
+	// called at each new stack with code that the process made at run time.
+	// Both are called from the goroutine that adds, so they must be quick.
+	FirstSeen func(pid profiler.PID, comm string)
 	RunTime   func(profiler.PID)
 	// MaxBytes is how large a window may grow before Full is called, once; 0:
 	// without end. Nothing is dropped: whoever hears of it takes the window.
@@ -66,7 +67,7 @@ func (c *Collector) Add(s *sampler.Stack, n uint64) {
 	c.full = c.full || full
 	c.mu.Unlock()
 	if first {
-		c.FirstSeen(s.Key.PID)
+		c.FirstSeen(s.Key.PID, text(s.Comm[:]))
 	}
 	if fresh && slices.ContainsFunc(s.User, madeAtRunTime) {
 		c.RunTime(s.Key.PID)
@@ -100,7 +101,7 @@ type Window struct {
 	entries map[sampler.Key]*Entry
 	early   map[sampler.Key]uint64 // counts that overtook their stack
 	carried map[sampler.Key]bool   // of these, the ones from the window before
-	seen    map[profiler.PID]bool
+	seen    map[process]bool
 	slab    []uint64
 	slabs   int
 }
@@ -123,7 +124,7 @@ func NewWindow() *Window {
 		entries: map[sampler.Key]*Entry{},
 		early:   map[sampler.Key]uint64{},
 		carried: map[sampler.Key]bool{},
-		seen:    map[profiler.PID]bool{},
+		seen:    map[process]bool{},
 	}
 }
 
@@ -162,9 +163,18 @@ func (w *Window) add(s *sampler.Stack, n uint64) (first, fresh bool) {
 		}
 	}
 	e.Count += n
-	first = !w.seen[e.PID]
-	w.seen[e.PID] = true
+	p := process{e.PID, s.Comm}
+	first = !w.seen[p]
+	if first {
+		w.seen[p] = true
+	}
 	return first, fresh
+}
+
+// process is one program that a process runs.
+type process struct {
+	pid  profiler.PID
+	comm [16]byte
 }
 
 func (w *Window) count(k sampler.Key, n uint64) {
@@ -173,24 +183,6 @@ func (w *Window) count(k sampler.Key, n uint64) {
 		return
 	}
 	w.early[k] += n
-}
-
-// Merge adds what o saw. o is not to be used any more.
-func (w *Window) Merge(o *Window) {
-	for k, e := range o.entries {
-		if mine := w.entries[k]; mine != nil {
-			mine.Count += e.Count
-		} else {
-			w.entries[k] = e
-		}
-	}
-	for k, n := range o.early {
-		w.early[k] += n
-	}
-	for pid := range o.seen {
-		w.seen[pid] = true
-	}
-	w.slabs += o.slabs
 }
 
 // Entries gives all stacks, in no order, and the number of samples whose stack
@@ -211,7 +203,7 @@ const entryBytes = 256
 
 // Bytes is about the memory that the window takes.
 func (w *Window) Bytes() int {
-	return w.slabs + entryBytes*len(w.entries) + 48*(len(w.early)+len(w.seen))
+	return w.slabs + entryBytes*len(w.entries) + 64*(len(w.early)+len(w.seen))
 }
 
 func text(b []byte) string {

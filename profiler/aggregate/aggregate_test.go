@@ -19,7 +19,7 @@ type heard struct{ first, runTime []profiler.PID }
 func newTestCollector() (*Collector, *heard) {
 	h := &heard{}
 	return NewCollector(Config{
-		FirstSeen: func(p profiler.PID) { h.first = append(h.first, p) },
+		FirstSeen: func(p profiler.PID, _ string) { h.first = append(h.first, p) },
 		RunTime:   func(p profiler.PID) { h.runTime = append(h.runTime, p) },
 	}), h
 }
@@ -113,22 +113,13 @@ func TestCut(t *testing.T) {
 	if diff := cmp.Diff(h.first, []profiler.PID{1, 1}); diff != "" {
 		t.Errorf("each window meets its processes anew (-got +want):\n%s", diff)
 	}
-	first.Merge(second)
-	list, lost := first.Entries()
-	sum := lost
-	for _, e := range list {
-		sum += e.Count
-	}
-	if sum != 12 || len(list) != 2 {
-		t.Errorf("merged: %d samples in %d entries, want 12 in 2", sum, len(list))
-	}
 }
 
 // TestFull: a window that grows too large is told of once, and loses nothing.
 func TestFull(t *testing.T) {
 	full := 0
 	c := NewCollector(Config{
-		FirstSeen: func(profiler.PID) {}, RunTime: func(profiler.PID) {},
+		FirstSeen: func(profiler.PID, string) {}, RunTime: func(profiler.PID) {},
 		MaxBytes: 200 << 10, Full: func() { full++ },
 	})
 	for round := range 2 {
@@ -174,7 +165,11 @@ func TestTold(t *testing.T) {
 	c.Add(stack(1, 3, anon), 1)
 	c.Add(stack(2, 4, file), 1)
 	c.Count(sampler.Key{Hash: 9, PID: 3}, 1)
-	if diff := cmp.Diff(*h, heard{[]profiler.PID{1, 2}, []profiler.PID{1, 1}}, cmp.AllowUnexported(heard{})); diff != "" {
+	exec := stack(2, 5, file) // another program from now on
+	copy(exec.Comm[:], "other")
+	c.Add(exec, 1)
+	c.Add(exec, 1)
+	if diff := cmp.Diff(*h, heard{[]profiler.PID{1, 2, 2}, []profiler.PID{1, 1}}, cmp.AllowUnexported(heard{})); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
@@ -226,7 +221,7 @@ func TestConcurrentUse(t *testing.T) {
 	var mu sync.Mutex
 	first := map[profiler.PID]int{}
 	c := NewCollector(Config{
-		FirstSeen: func(p profiler.PID) {
+		FirstSeen: func(p profiler.PID, _ string) {
 			mu.Lock()
 			defer mu.Unlock()
 			first[p]++

@@ -21,7 +21,6 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 	"github.com/kalypso-dev/kalypso/profiler/process"
 	"github.com/kalypso-dev/kalypso/profiler/sampler"
-	"github.com/kalypso-dev/kalypso/profiler/symbolize"
 	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
@@ -106,14 +105,16 @@ func Record(ctx context.Context, cfg Config) (*profiler.Profile, *Cost, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, nil, err
 	}
-	r := &recording{Config: cfg, begin: time.Now(), seen: map[profiler.PID]seen{}}
+	r := &recording{Config: cfg, begin: time.Now(), seen: map[processKey]seen{}}
 	if r.Failed == nil {
 		r.Failed = func(error) {}
 	}
-	defer r.close()
-	if err := r.open(); err != nil {
+	e, err := openEngine(r.Config, aggregate.Config{FirstSeen: r.firstSeen})
+	if err != nil {
 		return nil, nil, err
 	}
+	defer e.close()
+	r.engine = e
 	if err := r.sample(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -122,127 +123,45 @@ func Record(ctx context.Context, cfg Config) (*profiler.Profile, *Cost, error) {
 
 type recording struct {
 	Config
+	*engine
 	begin    time.Time
 	start    time.Time // sampling began
 	took     time.Duration
 	startCPU time.Duration
-	event    string
-
-	kernel   *bpf.Kernel
-	sideband *bpf.Sideband
-	table    *process.Table
-	window   *aggregate.Collector
-	sampler  *sampler.Sampler
-	perfMaps *perfMaps
-	names    chan kernelNames
 
 	mu   sync.Mutex
-	seen map[profiler.PID]seen
+	seen map[processKey]seen
 }
 
-// kernelNames are the names of kernel functions, or why there are none.
-type kernelNames struct {
-	*symbolize.Kernel
-	err error
-}
-
-// seen is what was noted of a process at its first sample: it may be gone later.
-type seen struct{ exe, cgroup string }
-
-func (r *recording) open() error {
-	// Reading kallsyms takes longer than loading the programs: do both at once.
-	r.names = make(chan kernelNames, 1)
-	go func() {
-		defer close(r.names)
-		var n kernelNames
-		if r.Kernel {
-			n.Kernel, n.err = symbolize.LoadKernel()
-		}
-		r.names <- n
-	}()
-	bc := bpf.Config{
-		KernelStacks: r.Kernel, ByThread: r.ByThread, OnlyTargets: len(r.PIDs) > 0,
-		Comm: r.Comm, TailCalls: r.TailCalls, Rows: r.Rows,
-	}
-	if r.Cgroup != "" {
-		cg, err := workload.FindCgroup(r.Cgroup)
-		if err != nil {
-			return err
-		}
-		bc.CgroupID, bc.CgroupLevel = cg.ID, cg.Level
-	}
-	var err error
-	if r.kernel, err = bpf.Load(bc); err != nil {
-		return loadFault(err)
-	}
-	if r.sideband, err = bpf.OpenSideband(); err != nil {
-		return loadFault(err)
-	}
-	r.table = process.NewTable(&r.kernel.Tables, r.sideband, r.Runtimes)
-	r.perfMaps = newPerfMaps(r.table.RootPath, r.OpenPerfMap)
-	r.window = aggregate.NewCollector(aggregate.Config{FirstSeen: r.firstSeen, RunTime: r.perfMaps.add})
-	r.sampler = sampler.New(sampler.Config{
-		Kernel: r.kernel, Unwinder: r.table, Sink: r.window, Arch: process.HostArch,
-		ByThread: r.ByThread, Failed: r.Failed,
-	})
-	return addTargets(r.kernel, r.PIDs)
-}
-
-func (r *recording) close() {
-	for range r.names { // its goroutine ends
-	}
-	if r.perfMaps != nil {
-		r.perfMaps.close()
-	}
-	if r.table != nil {
-		r.table.Close()
-	}
-	if r.sideband != nil {
-		_ = r.sideband.Close()
-	}
-	if r.kernel != nil {
-		_ = r.kernel.Close()
-	}
-}
-
-func (r *recording) firstSeen(pid profiler.PID) {
+func (r *recording) firstSeen(pid profiler.PID, comm string) {
 	var s seen
 	s.exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // a kernel thread has none
 	if r.ByCgroup {
 		s.cgroup, _ = workload.CgroupOf(pid) // gone already: the cgroup stays unknown
 	}
 	r.mu.Lock()
-	r.seen[pid] = s
+	r.seen[processKey{pid, comm}] = s
 	r.mu.Unlock()
 }
 
 func (r *recording) sample(ctx context.Context) error {
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	done := make(chan error, 1)
-	go func() { done <- r.sampler.Run(run) }()
-	if err := r.kernel.Attach(r.Frequency); err != nil {
-		stop()
-		<-done
-		return loadFault(err)
+	if err := r.attach(ctx, r.Frequency); err != nil {
+		return err
 	}
 	r.start, r.startCPU = time.Now(), cpuTime()
-	r.event = r.kernel.Event().String()
 	var err error
 	if r.Started != nil {
 		err = r.Started()
 	}
 	if err == nil {
-		r.wait(ctx, done)
+		r.wait(ctx)
 	}
 	r.took = time.Since(r.start)
-	r.kernel.Detach()
-	stop()
-	return errors.Join(err, <-done)
+	return errors.Join(err, r.detach())
 }
 
 // wait waits for the end of the recording and keeps everything going meanwhile.
-func (r *recording) wait(ctx context.Context, done chan error) {
+func (r *recording) wait(ctx context.Context) {
 	var over <-chan time.Time
 	if r.Duration > 0 {
 		timer := time.NewTimer(r.Duration)
@@ -257,8 +176,8 @@ func (r *recording) wait(ctx context.Context, done chan error) {
 			return
 		case <-over:
 			return
-		case err := <-done:
-			done <- err
+		case err := <-r.done:
+			r.done <- err
 			return
 		case <-tick.C:
 			r.perfMaps.refresh()
@@ -296,64 +215,27 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 		cost.FirstSample = first.Sub(r.begin)
 	}
 	r.perfMaps.refresh()
-	names := <-r.names
-	if names.err != nil {
-		names.Kernel = nil
-		r.Failed(names.err)
+	if err := r.nameKernel(); err != nil {
+		r.Failed(err)
 	}
-	sym := &symbolize.Symbolizer{
-		Executables: func(id uint32) symbolize.Executable {
-			if e := r.table.Executable(id); e != nil {
-				return e
-			}
-			return nil
-		},
-		PerfMap: r.perfMaps.instance,
-		Kernel:  names.Kernel,
-	}
-	p := r.profile(sym, counters)
+	p := r.profile(counters)
 	cost.AgentCPU, cost.RSSPeak = cpuTime(), rssPeak()
 	return p, cost, nil
 }
 
-func (r *recording) profile(sym *symbolize.Symbolizer, counters bpf.Counters) *profiler.Profile {
-	host, _ := os.Hostname()
-	p := &profiler.Profile{Start: r.start, Duration: r.took, Frequency: r.Frequency, Event: r.event, Host: host}
-	q := &p.Quality
-	q.UnnamedByModule = map[string]uint64{}
-	entries, orphans := r.window.Cut().Entries()
-	q.Lost = counters.LostRing + orphans + r.sampler.Stats().BadRecords
-	processes := map[processKey]*profiler.Process{}
-	for _, e := range entries {
-		key := processKey{e.PID, e.Comm}
-		proc := processes[key]
-		if proc == nil {
-			s := r.seen[e.PID]
-			proc = &profiler.Process{PID: e.PID, Comm: e.Comm, Exe: s.exe, Cgroup: s.cgroup}
-			processes[key] = proc
-		}
-		st := sym.Stack(e.PID, e.Kernel, e.User, e.Stop)
-		p.Samples = append(p.Samples, profiler.Sample{Process: proc, TID: e.TID, Thread: e.Thread, Stack: st, Count: e.Count})
-		q.Samples += e.Count
-		q.DistinctStacks++
-		if int(e.Stop) < len(q.Stops) {
-			q.Stops[e.Stop] += e.Count
-		}
-		for _, l := range st.Locations {
-			q.Frames += e.Count
-			if l.Named() {
-				q.FramesNamed += e.Count
-			} else {
-				q.UnnamedByModule[l.Module.Path] += e.Count
-			}
-		}
+func (r *recording) profile(counters bpf.Counters) *profiler.Profile {
+	list, orphans := r.profiles(r.collector.Cut(), func(pid profiler.PID, comm string) seen { return r.seen[processKey{pid, comm}] })
+	p := &profiler.Profile{}
+	if len(list) > 0 { // one: no process has a workload
+		p = list[0]
 	}
+	p.Start, p.Duration, p.Frequency, p.Event = r.start, r.took, r.Frequency, r.kernel.Event().String()
+	p.Host, _ = os.Hostname()
+	if p.Quality.UnnamedByModule == nil {
+		p.Quality.UnnamedByModule = map[string]uint64{}
+	}
+	p.Quality.Lost = counters.LostRing + orphans + r.sampler.Stats().BadRecords
 	return p
-}
-
-type processKey struct {
-	pid  profiler.PID
-	comm string
 }
 
 // cpuTime is the CPU time of this program so far.

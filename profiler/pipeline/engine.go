@@ -1,0 +1,183 @@
+package pipeline
+
+import (
+	"context"
+
+	"github.com/kalypso-dev/kalypso/bpf"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/aggregate"
+	"github.com/kalypso-dev/kalypso/profiler/process"
+	"github.com/kalypso-dev/kalypso/profiler/sampler"
+	"github.com/kalypso-dev/kalypso/profiler/symbolize"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
+)
+
+// engine is what a recording and the service have in common: the stages from
+// the kernel to windows of stacks, and what names these.
+type engine struct {
+	kernel    *bpf.Kernel
+	sideband  *bpf.Sideband
+	table     *process.Table
+	collector *aggregate.Collector
+	sampler   *sampler.Sampler
+	perfMaps  *perfMaps
+	symbols   *symbolize.Symbolizer
+	names     chan kernelNames
+
+	stop context.CancelFunc
+	done chan error // what the sampler ended with
+}
+
+// kernelNames are the names of kernel functions, or why there are none.
+type kernelNames struct {
+	*symbolize.Kernel
+	err error
+}
+
+// openEngine loads everything. Nothing is sampled yet.
+func openEngine(cfg Config, windows aggregate.Config) (*engine, error) {
+	e := &engine{names: make(chan kernelNames, 1)}
+	// Reading kallsyms takes longer than loading the programs: do both at once.
+	go func() {
+		defer close(e.names)
+		var n kernelNames
+		if cfg.Kernel {
+			n.Kernel, n.err = symbolize.LoadKernel()
+		}
+		e.names <- n
+	}()
+	if err := e.open(cfg, windows); err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+func (e *engine) open(cfg Config, windows aggregate.Config) error {
+	bc := bpf.Config{
+		KernelStacks: cfg.Kernel, ByThread: cfg.ByThread, OnlyTargets: len(cfg.PIDs) > 0,
+		Comm: cfg.Comm, TailCalls: cfg.TailCalls, Rows: cfg.Rows,
+	}
+	if cfg.Cgroup != "" {
+		cg, err := workload.FindCgroup(cfg.Cgroup)
+		if err != nil {
+			return err
+		}
+		bc.CgroupID, bc.CgroupLevel = cg.ID, cg.Level
+	}
+	var err error
+	if e.kernel, err = bpf.Load(bc); err != nil {
+		return loadFault(err)
+	}
+	if e.sideband, err = bpf.OpenSideband(); err != nil {
+		return loadFault(err)
+	}
+	e.table = process.NewTable(&e.kernel.Tables, e.sideband, cfg.Runtimes)
+	e.perfMaps = newPerfMaps(e.table.RootPath, cfg.OpenPerfMap)
+	windows.RunTime = e.perfMaps.add
+	e.collector = aggregate.NewCollector(windows)
+	e.sampler = sampler.New(sampler.Config{
+		Kernel: e.kernel, Unwinder: e.table, Sink: e.collector, Arch: process.HostArch,
+		ByThread: cfg.ByThread, Failed: cfg.Failed,
+	})
+	e.symbols = &symbolize.Symbolizer{
+		Executables: func(id uint32) symbolize.Executable {
+			if x := e.table.Executable(id); x != nil {
+				return x
+			}
+			return nil
+		},
+		PerfMap: e.perfMaps.instance,
+	}
+	return addTargets(e.kernel, cfg.PIDs)
+}
+
+// attach begins sampling. detach is to be called afterwards.
+func (e *engine) attach(ctx context.Context, hz int) error {
+	ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
+	e.done = make(chan error, 1)
+	go func() { e.done <- e.sampler.Run(ctx) }()
+	if err := e.kernel.Attach(hz); err != nil {
+		_ = e.detach() // what is wrong is known
+		return loadFault(err)
+	}
+	return nil
+}
+
+// detach ends sampling. Everything that was sampled is with the collector then.
+func (e *engine) detach() error {
+	e.kernel.Detach()
+	e.stop()
+	return <-e.done
+}
+
+// nameKernel waits for the names of the kernel; the error is why there are
+// none. It is called once, before anything is named.
+func (e *engine) nameKernel() error {
+	n := <-e.names
+	if n.err == nil {
+		e.symbols.Kernel = n.Kernel
+	}
+	return n.err
+}
+
+func (e *engine) close() {
+	for range e.names { // its goroutine ends
+	}
+	if e.perfMaps != nil {
+		e.perfMaps.close()
+	}
+	if e.table != nil {
+		e.table.Close()
+	}
+	if e.sideband != nil {
+		_ = e.sideband.Close()
+	}
+	if e.kernel != nil {
+		_ = e.kernel.Close()
+	}
+}
+
+// profiles names what a window saw and adds it up, in one profile for each
+// workload. of tells what is known of a process. Samples whose stack never came
+// are lost, and nobody's.
+func (e *engine) profiles(w *aggregate.Window, of func(pid profiler.PID, comm string) seen) (list []*profiler.Profile, lost uint64) {
+	type process struct {
+		*profiler.Process
+		profile *profiler.Profile
+	}
+	byWorkload := map[*profiler.Workload]*profiler.Profile{}
+	processes := map[processKey]process{}
+	entries, lost := w.Entries()
+	for _, x := range entries {
+		key := processKey{x.PID, x.Comm}
+		proc, known := processes[key]
+		if !known {
+			s := of(x.PID, x.Comm)
+			p := byWorkload[s.workload]
+			if p == nil {
+				p = &profiler.Profile{Workload: s.workload}
+				byWorkload[s.workload] = p
+				list = append(list, p)
+			}
+			proc = process{&profiler.Process{PID: x.PID, Comm: x.Comm, Exe: s.exe, Cgroup: s.cgroup}, p}
+			processes[key] = proc
+		}
+		st := e.symbols.Stack(x.PID, x.Kernel, x.User, x.Stop)
+		p := proc.profile
+		p.Samples = append(p.Samples, profiler.Sample{Process: proc.Process, TID: x.TID, Thread: x.Thread, Stack: st, Count: x.Count})
+		p.Quality.Add(st, x.Count)
+	}
+	return list, lost
+}
+
+// seen is what is known of a process. It may be gone when it is asked for.
+type seen struct {
+	exe, cgroup string
+	workload    *profiler.Workload // nil in a recording of a machine
+}
+
+type processKey struct {
+	pid  profiler.PID
+	comm string
+}
