@@ -502,7 +502,7 @@ function drawFacts(profile) {
     number(profile.samples) + (profile.samples === 1 ? " sample" : " samples"),
     wall ? `${(profile.seconds(profile.samples) / wall).toFixed(2)} cores busy` : "",
   ].filter(Boolean).join(" · ");
-  $("pprof").hidden = !profile.served;
+  for (const { text, href, current } of profile.links) $("links").append(element("a", { text, href, ariaCurrent: current ? "page" : null }));
 }
 
 function drawQuality(profile) {

@@ -14,7 +14,7 @@ const KIND_LABELS = ["native", "kernel", "Go", "JIT", "cut stack", "inlined", ""
 class Profile {
   constructor(doc) {
     const S = doc.strings;
-    Object.assign(this, { meta: doc.meta, quality: doc.quality, served: doc.served });
+    Object.assign(this, { meta: doc.meta, quality: doc.quality, links: doc.links || [] });
     this.modules = [];
     for (let i = 0; i < doc.modules.length; i += 3)
       this.modules.push({ name: S[doc.modules[i]], path: S[doc.modules[i + 1]], build: S[doc.modules[i + 2]] });

@@ -14,7 +14,7 @@ import (
 // lists of numbers because they parse and deflate best.
 type document struct {
 	Version   int          `json:"version"`
-	Served    bool         `json:"served,omitempty"`
+	Links     []Link       `json:"links,omitempty"`
 	Meta      meta         `json:"meta"`
 	Quality   quality      `json:"quality"`
 	Strings   []string     `json:"strings"`
@@ -85,10 +85,10 @@ type node struct {
 	index       map[[2]int]*node
 }
 
-func newDocument(p *profiler.Profile, served bool) *document {
+func newDocument(p *profiler.Profile, links []Link) *document {
 	b := builder{
 		doc: &document{
-			Version: 1, Served: served,
+			Version: 1, Links: links,
 			Meta: meta{
 				Host: profiler.Printable(p.Host), Duration: p.Duration.Nanoseconds(), Period: p.Period().Nanoseconds(),
 				Frequency: p.Frequency, Event: profiler.Printable(p.Event),

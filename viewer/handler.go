@@ -19,16 +19,14 @@ import (
 )
 
 // Handler serves the page at "/" and google/pprof's own pages, made from the
-// same profile in pprof's types, below "/pprof/". It answers this machine
-// only, and only when asked for by a name of this machine: a page on the
-// internet whose name was made to resolve to 127.0.0.1 (DNS rebinding) gets
-// nothing.
+// same profile in pprof's types, below "/pprof/". It answers only what Local
+// lets through.
 func Handler(p *profiler.Profile, pp *pprof.Profile) (http.Handler, error) {
 	var page bytes.Buffer
-	if err := write(&page, p, true); err != nil {
+	if err := Write(&page, p, Link{Text: "pprof", Href: "pprof/"}); err != nil {
 		return nil, err
 	}
-	pages, err := pprofPages(pp)
+	pages, err := Pprof(pp)
 	if err != nil {
 		return nil, err
 	}
@@ -38,33 +36,34 @@ func Handler(p *profiler.Profile, pp *pprof.Profile) (http.Handler, error) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		http.ServeContent(w, r, "", written, bytes.NewReader(page.Bytes()))
 	})
-	mux.HandleFunc("GET /pprof/", func(w http.ResponseWriter, r *http.Request) {
-		h := pages[strings.TrimPrefix(r.URL.Path, "/pprof")]
-		if h == nil {
-			http.NotFound(w, r)
-			return
-		}
-		http.StripPrefix("/pprof", h).ServeHTTP(w, r)
-	})
-	return localOnly(mux), nil
-}
-
-func localOnly(next http.Handler) http.Handler {
+	mux.Handle("GET /pprof/", http.StripPrefix("/pprof", pages))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		peer, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err != nil || !peer.Addr().Unmap().IsLoopback() || !localName(r.Host) {
+		if !Local(r) {
 			http.Error(w, "this profile is for this machine only: open it as http://localhost", http.StatusForbidden)
 			return
 		}
-		h := w.Header()
-		h.Set("Cache-Control", "no-store")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		next.ServeHTTP(w, r)
-	})
+		Harden(w.Header())
+		mux.ServeHTTP(w, r)
+	}), nil
+}
+
+// Local says whether a request comes from this machine and asks for it by one
+// of its own names: a page on the internet whose name was made to resolve to
+// 127.0.0.1 (DNS rebinding) does not.
+func Local(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && peer.Addr().Unmap().IsLoopback() && localName(r.Host)
+}
+
+// Harden sets the headers that keep browsers from storing, framing and sharing
+// an answer, and from taking it for something else than it is.
+func Harden(h http.Header) {
+	h.Set("Cache-Control", "no-store")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-Frame-Options", "DENY")
 }
 
 // localName says whether a Host header names this machine.
@@ -80,10 +79,11 @@ func localName(hostport string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// pprofPages gives pprof's own pages by their path. The driver wants to be a
-// command: it gets flags of its own, a profile instead of a URL, and a web
-// server that only takes the pages.
-func pprofPages(p *pprof.Profile) (map[string]http.Handler, error) {
+// Pprof serves pprof's own pages of a profile, "/flamegraph", "/top" and so on.
+// The driver wants to be a command: it gets flags of its own, a profile instead
+// of a URL, and a web server that only takes the pages. It keeps settings in
+// variables of its packages: only one call may run at a time.
+func Pprof(p *pprof.Profile) (http.Handler, error) {
 	var pages map[string]http.Handler
 	err := driver.PProf(&driver.Options{
 		Flagset: &pprofFlags{FlagSet: flag.NewFlagSet("pprof", flag.ContinueOnError)},
@@ -99,10 +99,23 @@ func pprofPages(p *pprof.Profile) (map[string]http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start pprof's pages: %w", err)
 	}
-	// These two write to pprof's settings in the home folder, on a plain GET.
-	delete(pages, "/saveconfig")
-	delete(pages, "/deleteconfig")
-	return pages, nil
+	for _, path := range []string{
+		// These two write to pprof's settings in the home folder, on a plain GET.
+		"/saveconfig", "/deleteconfig",
+		// This one shows the files that the profile names as sources. Whoever
+		// runs a program chooses those names, and we may be root.
+		"/source",
+		"/disasm", // no executables are opened
+	} {
+		delete(pages, path)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if page := pages[r.URL.Path]; page != nil {
+			page.ServeHTTP(w, r)
+			return
+		}
+		http.NotFound(w, r)
+	}), nil
 }
 
 type pprofFlags struct{ *flag.FlagSet }

@@ -52,6 +52,7 @@ func TestHandler(t *testing.T) {
 		{"pprof's flame graph", "GET", "/pprof/flamegraph", "localhost:4041", "127.0.0.1:999", 200, "hot_100"},
 		{"pprof's start leads to its flame graph", "GET", "/pprof/", "localhost:4041", "127.0.0.1:999", 301, ""},
 		{"pprof cannot write settings", "GET", "/pprof/saveconfig?config=x", "localhost:4041", "127.0.0.1:999", 404, ""},
+		{"pprof shows no file that a profile names", "GET", "/pprof/source?f=hot", "localhost:4041", "127.0.0.1:999", 404, ""},
 		{"nothing else is there", "GET", "/etc/passwd", "localhost:4041", "127.0.0.1:999", 404, ""},
 		{"nothing is taken", "POST", "/", "localhost:4041", "127.0.0.1:999", 405, ""},
 		{"a rebound name gets nothing", "GET", "/", "evil.example:4041", "127.0.0.1:999", 403, "http://localhost"},

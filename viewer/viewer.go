@@ -23,11 +23,17 @@ import (
 //go:embed page.html style.css data.js model.js flame.js app.js
 var sources embed.FS
 
-// Write writes the page with the profile inside.
-func Write(w io.Writer, p *profiler.Profile) error { return write(w, p, false) }
+// Link is what a page that is served leads to from its head: other pages of
+// the same server.
+type Link struct {
+	Text    string `json:"text"`
+	Href    string `json:"href"`
+	Current bool   `json:"current,omitempty"` // what is shown already
+}
 
-// write writes the page. A served page links to pprof's own pages beside it.
-func write(w io.Writer, p *profiler.Profile, served bool) error {
+// Write writes the page with the profile inside. Without links it is whole by
+// itself.
+func Write(w io.Writer, p *profiler.Profile, links ...Link) error {
 	page, err := source("page.html")
 	if err != nil {
 		return err
@@ -66,7 +72,7 @@ func write(w io.Writer, p *profiler.Profile, served bool) error {
 
 	b := bufio.NewWriterSize(w, 64<<10)
 	b.WriteString(fill.Replace(head))
-	if err := pack(b, newDocument(p, served)); err != nil {
+	if err := pack(b, newDocument(p, links)); err != nil {
 		return err
 	}
 	b.WriteString(fill.Replace(tail))
