@@ -188,6 +188,12 @@ func hardwareCounts() bool {
 	return err == nil && n == 8 && order.Uint64(b[:]) > 0
 }
 
+// OnlineCPUs is how many CPUs are online.
+func OnlineCPUs() (int, error) {
+	cpus, err := onlineCPUs()
+	return len(cpus), err
+}
+
 func onlineCPUs() (map[int]bool, error) {
 	const path = "/sys/devices/system/cpu/online"
 	text, err := os.ReadFile(path)

@@ -12,6 +12,8 @@ type PerfMap interface {
 	lang.Instance
 	// Refresh reads what the process has added.
 	Refresh()
+	// Bytes is the memory that it takes.
+	Bytes() int
 }
 
 // perfMaps holds the perf maps of processes that ran code made at run time. A
@@ -24,6 +26,7 @@ type perfMaps struct {
 	mu      sync.Mutex
 	waiting map[profiler.PID]int // seen, map not found yet: tries so far
 	maps    map[profiler.PID]PerfMap
+	leaving []profiler.PID // ended; windows with samples of them may be open
 }
 
 // maxTries is how often a map is looked for: most processes with code made at
@@ -74,6 +77,31 @@ func (m *perfMaps) instance(pid profiler.PID) lang.Instance {
 		return pm
 	}
 	return nil
+}
+
+// end closes the maps of processes that ended before the last call: windows
+// with samples of them were named since.
+func (m *perfMaps) end(ended []profiler.PID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, pid := range m.leaving {
+		if pm := m.maps[pid]; pm != nil {
+			_ = pm.Close() // a read-only file
+		}
+		delete(m.maps, pid)
+		delete(m.waiting, pid)
+	}
+	m.leaving = ended
+}
+
+// size is how many maps are open, and the memory that they take.
+func (m *perfMaps) size() (maps, bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, pm := range m.maps {
+		bytes += int64(pm.Bytes())
+	}
+	return int64(len(m.maps)), bytes
 }
 
 func (m *perfMaps) close() {

@@ -26,8 +26,9 @@ import (
 
 // Limits of the sampling rate. Above, a 4-GHz core does little but sample.
 const (
-	MinFrequency = 1
-	MaxFrequency = 10000
+	MinFrequency     = 1
+	DefaultFrequency = 97
+	MaxFrequency     = 10000
 )
 
 // Config says what to record. The zero value does not: Validate says why.
@@ -79,11 +80,7 @@ type Cost struct {
 // Validate says what is wrong with c.
 func (c *Config) Validate() error {
 	if c.Frequency < MinFrequency || c.Frequency > MaxFrequency {
-		return &profiler.Fault{
-			What: fmt.Sprintf("cannot sample at %d Hz", c.Frequency),
-			Why:  fmt.Errorf("the rate must be between %d and %d samples a second and CPU", MinFrequency, MaxFrequency),
-			Fix:  "-F 97 is the default; 999 shows more detail of short recordings",
-		}
+		return badFrequency(c.Frequency)
 	}
 	if c.Duration < 0 {
 		return &profiler.Fault{What: fmt.Sprintf("cannot record for %s", c.Duration), Fix: "-d 10s records for ten seconds"}
@@ -97,6 +94,14 @@ func (c *Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+func badFrequency(hz int) error {
+	return &profiler.Fault{
+		What: fmt.Sprintf("cannot sample at %d Hz", hz),
+		Why:  fmt.Errorf("the rate must be between %d and %d samples a second and CPU", MinFrequency, MaxFrequency),
+		Fix:  "-F 97 is the default; 999 shows more detail of short recordings",
+	}
 }
 
 // Record samples until the duration is over or ctx ends, and gives what it

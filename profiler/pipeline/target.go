@@ -17,6 +17,7 @@ type status struct {
 	state   byte
 	parent  profiler.PID
 	threads int
+	kernel  bool // a kernel thread
 }
 
 // readStatus reads it, for a PID or a thread's ID.
@@ -38,7 +39,9 @@ func parseStatus(line string) (status, error) {
 	}
 	parent, err := strconv.ParseUint(f[1], 10, 32)
 	threads, err2 := strconv.Atoi(f[17])
-	return status{f[0][0], profiler.PID(parent), threads}, errors.Join(err, err2)
+	flags, err3 := strconv.ParseUint(f[6], 10, 32)
+	const kernelThread = 0x00200000 // PF_KTHREAD, include/linux/sched.h
+	return status{f[0][0], profiler.PID(parent), threads, flags&kernelThread != 0}, errors.Join(err, err2, err3)
 }
 
 // runs says that a process has not ended. One that nobody waited for has ended;

@@ -28,6 +28,8 @@ type Symbolizer struct {
 	// Kernel names kernel addresses; nil where the kernel hides them.
 	Kernel *Kernel
 
+	// LookedUp, if set, is called after each look-up in a file.
+	LookedUp func()
 	// Budget bounds the bytes of locations that are kept; 0: no bound.
 	Budget int
 
@@ -212,6 +214,9 @@ func (s *Symbolizer) fileLocation(word uint64, id uint32, offset uint64) *profil
 	}
 	l.Frames = s.take()
 	keep(s, filesOf, word, l)
+	if s.LookedUp != nil {
+		s.LookedUp()
+	}
 	return l
 }
 

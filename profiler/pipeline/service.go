@@ -1,0 +1,428 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kalypso-dev/kalypso/bpf"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/aggregate"
+	"github.com/kalypso-dev/kalypso/profiler/lang"
+	"github.com/kalypso-dev/kalypso/profiler/process"
+	"github.com/kalypso-dev/kalypso/profiler/sampler"
+)
+
+// Settings of a Service that can change while it runs.
+type Settings struct {
+	Frequency   int     // samples a second and CPU that are wanted
+	CPUBudget   float64 // share of all CPUs that the agent may take; 0: no limit
+	ServiceName string  // of processes in no unit and no container; empty: their program's name
+	Labels      []profiler.Attribute
+	// Keep says which workloads are wanted; nil: all.
+	Keep func(*profiler.Workload) bool
+}
+
+// ServiceConfig says how to profile a machine for as long as it runs.
+type ServiceConfig struct {
+	Settings
+	Runtimes    []lang.Runtime
+	OpenPerfMap func(pid profiler.PID, root string) (PerfMap, error)
+	Kernel      bool          // kernel stacks
+	Window      time.Duration // of what is delivered at once; windows begin at multiples of it
+	// MemoryBudget is the memory that the agent may take, its BPF maps
+	// included, in bytes; 0: no limit. SetHistory, if set, is told how much of
+	// it the caller's history of profiles may have.
+	// SetDebugInfo, if set, is told whether there is memory for lines and
+	// inlined calls.
+	MemoryBudget int64
+	SetHistory   func(bytes int64)
+	SetDebugInfo func(on bool)
+	// Deliver takes what was sampled, at the end of each window and at each
+	// change of rate. It is called from one goroutine and is waited for:
+	// windows get longer meanwhile, and no sample is lost.
+	Deliver func(Segment)
+	Log     *slog.Logger
+}
+
+// Segment is what was sampled between two moments at one rate.
+type Segment struct {
+	Seq       uint64
+	Start     time.Time
+	Duration  time.Duration
+	Frequency int
+	Last      bool // it is the last of its window
+	Profiles  []*profiler.Profile
+	Lost      uint64 // samples that were taken and lost; they are in no profile
+	Filtered  uint64 // samples of workloads that are not wanted
+}
+
+// Limits of a window: shorter ones are all overhead, longer ones are refused by
+// backends that take nothing older than an hour.
+const (
+	MinWindow = time.Second
+	MaxWindow = 10 * time.Minute
+)
+
+// Validate says what is wrong with c.
+func (c *ServiceConfig) Validate() error {
+	if c.Frequency < MinFrequency || c.Frequency > MaxFrequency {
+		return badFrequency(c.Frequency)
+	}
+	if c.Window < MinWindow || c.Window > MaxWindow {
+		return &profiler.Fault{
+			What: fmt.Sprintf("cannot use windows of %s", c.Window),
+			Why:  fmt.Errorf("a window takes between %s and %s", MinWindow, MaxWindow),
+			Fix:  "--window 15s is the default",
+		}
+	}
+	if len(c.Runtimes) == 0 || c.OpenPerfMap == nil || c.Deliver == nil || c.Log == nil {
+		return errors.New("no runtimes, no reader of perf maps, no log or nobody to deliver to")
+	}
+	return c.checkMemory()
+}
+
+// Service profiles the machine.
+type Service struct {
+	cfg   ServiceConfig
+	cpus  int
+	host  string
+	event string
+
+	*engine
+	who      *identities
+	segments chan *segment
+	requests chan func()
+	full     chan struct{}
+	ready    chan struct{} // closed when sampling has begun
+	ended    chan struct{} // closed when Run is about to return
+
+	// Of the loop.
+	budget    *cpuBudget
+	override  int // a rate that somebody asked for, for a while; 0: none
+	hz        int
+	start     time.Time // of the current segment
+	seq       uint64    // of the current segment
+	lost      uint64    // samples lost up to the current segment
+	final     bool      // the sampler has ended
+	taken     uint64    // by the kernel side, of which everything is accounted for in the end
+	lastCost  cost
+	memory    *memory
+	recording map[*recorder]bool
+
+	mu    sync.Mutex
+	stats ServiceStats
+	beats beats
+}
+
+// segment is one that is to be named.
+type segment struct {
+	Segment
+	window *aggregate.Window
+}
+
+// ServiceStats count what a service did since it was started.
+type ServiceStats struct {
+	Started      time.Time
+	Frequency    int     // now
+	CPUShare     float64 // of the node, in the last second
+	AgentCPU     time.Duration
+	BPFTime      time.Duration
+	RateChanges  uint64
+	Windows      uint64 // delivered
+	LongWindows  uint64 // not ended in time, because naming and delivery took longer
+	EarlyWindows uint64 // ended early, because they grew too large
+	Samples      uint64 // delivered in profiles
+	Lost         uint64
+	Filtered     uint64
+	Workloads    int // in the last window
+	Stops        [profiler.Stops]uint64
+	Frames       uint64
+	FramesNamed  uint64
+	NamingTime   time.Duration
+	Memory       MemoryStats
+}
+
+// beats are when each stage last went round.
+type beats struct{ loop, naming atomic.Int64 }
+
+// NewService loads the programs. Sampling begins with Run.
+func NewService(cfg ServiceConfig) (*Service, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cpus, err := bpf.OnlineCPUs()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg: cfg, cpus: cpus,
+		segments:  make(chan *segment, queuedSegments),
+		requests:  make(chan func()),
+		full:      make(chan struct{}, 1),
+		ready:     make(chan struct{}),
+		ended:     make(chan struct{}),
+		budget:    newCPUBudget(cfg.CPUBudget, cfg.Frequency),
+		recording: map[*recorder]bool{},
+	}
+	s.host, _ = os.Hostname()
+	s.memory = newMemory(s)
+	s.engine, err = openEngine(Config{
+		Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Rows: s.memory.rows(), Failed: s.failed,
+	}, aggregate.Config{
+		FirstSeen: func(pid profiler.PID, comm string) { s.who.see(pid, comm) },
+		MaxBytes:  s.memory.windowBytes(),
+		Full: func() {
+			select {
+			case s.full <- struct{}{}:
+			default: // it is known already
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.who = newIdentities(s.host, cfg.ServiceName, cfg.Labels, s.table.Parent)
+	s.memory.begin()
+	return s, nil
+}
+
+// queuedSegments is how many wait to be named: a few changes of rate in a row.
+const queuedSegments = 4
+
+// failed is told of errors that cost precision; the logger folds repeats.
+func (s *Service) failed(err error) {
+	s.cfg.Log.Warn("the profile is less than it could be", "reason", err)
+}
+
+// Run samples until ctx ends. Everything sampled is delivered when it returns.
+func (s *Service) Run(ctx context.Context) error {
+	defer s.engine.close()
+	defer close(s.ended)
+	s.hz = s.budget.rate
+	s.lastCost = s.measure()
+	if err := s.attach(ctx, s.hz); err != nil {
+		return err
+	}
+	s.event = s.kernel.Event().String()
+	s.start = time.Now()
+	s.mu.Lock()
+	s.stats.Started, s.stats.Frequency = s.start, s.hz
+	s.mu.Unlock()
+	s.cfg.Log.Info("sampling", "event", s.event, "hz", s.hz, "cpus", s.cpus, "window", s.cfg.Window)
+	close(s.ready)
+
+	named := make(chan struct{})
+	go func() {
+		defer close(named)
+		s.nameAll()
+	}()
+	err := s.loop(ctx)
+	err = errors.Join(err, s.detach())
+	s.final = true
+	// The sampler has ended: what it left with the collector is the last window.
+	s.hand(s.collector.Cut(), true)
+	close(s.segments)
+	<-named
+	return err
+}
+
+// loop ends windows, keeps to the budgets and does what is asked for.
+func (s *Service) loop(ctx context.Context) error {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	boundary := time.NewTimer(untilBoundary(time.Now(), s.cfg.Window))
+	defer boundary.Stop()
+	for {
+		s.beats.loop.Store(time.Now().Unix())
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-s.done:
+			s.done <- nil
+			return fmt.Errorf("sampling ended by itself: %w", err)
+		case <-second.C:
+			s.perfMaps.refresh()
+			s.keepToBudget()
+			s.memory.look()
+		case <-boundary.C:
+			if !s.cut(true) {
+				s.count(func(st *ServiceStats) { st.LongWindows++ })
+			}
+			boundary.Reset(untilBoundary(time.Now(), s.cfg.Window))
+		case <-s.full:
+			if s.cut(true) {
+				s.count(func(st *ServiceStats) { st.EarlyWindows++ })
+			}
+		case do := <-s.requests:
+			do()
+		}
+	}
+}
+
+// untilBoundary is how long it is until the wall clock shows a multiple of the
+// window: all agents of a cluster end their windows at the same moments.
+func untilBoundary(now time.Time, window time.Duration) time.Duration {
+	return now.Truncate(window).Add(window).Sub(now)
+}
+
+// cut ends the current segment, unless naming is so far behind that there is
+// no room for it; then it goes on.
+func (s *Service) cut(last bool) bool {
+	if len(s.segments) == cap(s.segments) {
+		return false
+	}
+	var w *aggregate.Window
+	if err := s.sampler.Cut(func() { w = s.collector.Cut() }); err != nil {
+		s.failed(err)
+	}
+	if w == nil {
+		return false
+	}
+	s.hand(w, last)
+	return true
+}
+
+// hand hands a window on to be named.
+func (s *Service) hand(w *aggregate.Window, last bool) {
+	now := time.Now()
+	lost := s.lostSoFar()
+	s.segments <- &segment{Segment{
+		Seq: s.seq, Start: s.start, Duration: now.Sub(s.start), Frequency: s.hz, Last: last, Lost: lost - s.lost,
+	}, w}
+	s.start, s.lost = now, lost
+	s.seq++
+}
+
+// lostSoFar is how many samples the kernel side took that will never arrive,
+// but for those whose stack is missing, which windows count.
+func (s *Service) lostSoFar() uint64 {
+	c, err := s.kernel.Counters()
+	if err != nil {
+		s.failed(err)
+		return s.lost
+	}
+	s.taken = c.Samples
+	st := s.sampler.Stats()
+	lost := c.LostRing + st.BadRecords
+	if s.final { // nothing is on its way any more: whatever did not arrive is lost
+		lost = max(lost, c.Samples-min(st.Received, c.Samples))
+	}
+	return lost
+}
+
+// keepToBudget measures what the last second cost and sets the rate.
+func (s *Service) keepToBudget() {
+	now := s.measure()
+	share := now.share(s.lastCost, s.cpus)
+	s.lastCost = now
+	s.count(func(st *ServiceStats) { st.CPUShare, st.AgentCPU, st.BPFTime = share, now.agent, now.bpf })
+	rate := s.memory.rate(s.budget.observe(share))
+	if s.override > 0 {
+		rate = s.override
+	}
+	s.setRate(rate)
+}
+
+// setRate changes the rate; the segment ends, so that every profile has one.
+func (s *Service) setRate(hz int) {
+	if hz == s.hz || !s.cut(false) {
+		return
+	}
+	if err := s.kernel.SetFrequency(hz); err != nil {
+		s.failed(err)
+	}
+	s.cfg.Log.Info("sampling rate changed", "from", s.hz, "to", hz, "asked for", s.cfg.Frequency, "cpu share", s.stats.CPUShare)
+	s.hz = hz
+	s.count(func(st *ServiceStats) { st.RateChanges++; st.Frequency = hz })
+}
+
+func (s *Service) count(fn func(*ServiceStats)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fn(&s.stats)
+}
+
+// cost is what the agent took up to a moment.
+type cost struct {
+	at         time.Time
+	agent, bpf time.Duration
+}
+
+func (s *Service) measure() cost {
+	c := cost{at: time.Now(), agent: cpuTime(), bpf: s.lastCost.bpf}
+	if counters, err := s.kernel.Counters(); err == nil {
+		c.bpf = time.Duration(counters.RunNs)
+	}
+	return c
+}
+
+// share is the part of all CPUs' time that was taken since before.
+func (c cost) share(before cost, cpus int) float64 {
+	return (c.agent + c.bpf - before.agent - before.bpf).Seconds() / (c.at.Sub(before.at).Seconds() * float64(cpus))
+}
+
+// Apply changes settings while the service runs.
+func (s *Service) Apply(ctx context.Context, set Settings) error {
+	if set.Frequency < MinFrequency || set.Frequency > MaxFrequency {
+		return badFrequency(set.Frequency)
+	}
+	return s.do(ctx, func() {
+		s.mu.Lock()
+		s.cfg.Settings = set
+		s.mu.Unlock()
+		s.who.relabel(set.ServiceName, set.Labels)
+		s.budget.reset(set.CPUBudget, set.Frequency)
+		if s.override == 0 {
+			s.setRate(s.budget.rate)
+		}
+	})
+}
+
+// ErrNotRunning says that a service has not begun, or has ended.
+var ErrNotRunning = errors.New("not sampling")
+
+// do has the loop call fn.
+func (s *Service) do(ctx context.Context, fn func()) error {
+	done := make(chan struct{})
+	select {
+	case s.requests <- func() { fn(); close(done) }:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.ended:
+		return ErrNotRunning
+	}
+}
+
+// Ready is closed when sampling has begun.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Beats tells when the stages last went round: "loop", "sampler", "naming".
+// A stage that has nothing to do goes round all the same.
+func (s *Service) Beats() map[string]time.Time {
+	return map[string]time.Time{
+		"loop":    time.Unix(s.beats.loop.Load(), 0),
+		"naming":  time.Unix(s.beats.naming.Load(), 0),
+		"sampler": s.sampler.Stats().LastRead,
+	}
+}
+
+// Stats tells what the service did.
+func (s *Service) Stats() ServiceStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stats
+}
+
+// Stages tells what the stages below did.
+func (s *Service) Stages() (bpf.Counters, sampler.Stats, process.Stats, error) {
+	c, err := s.kernel.Counters()
+	return c, s.sampler.Stats(), s.table.Stats(), err
+}

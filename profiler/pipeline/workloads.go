@@ -1,0 +1,182 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
+)
+
+// maxWorkloads bounds the workloads that are told apart between two clean-ups,
+// which come with every window. A machine that runs more different programs
+// outside of units and containers shows the rest as one.
+const maxWorkloads = 4096
+
+// identities says which workload a process belongs to. What there is to know is
+// read at the process's first sample in a window: it may be gone a moment later.
+// Of one that is gone already, the parent's cgroup is taken.
+type identities struct {
+	host    string
+	service string // name of processes in no unit and no container; empty: their program's
+	labels  []profiler.Attribute
+	parent  func(profiler.PID) profiler.PID
+
+	mu        sync.Mutex
+	processes map[processKey]*identity
+	byPID     map[profiler.PID]*identity // the newest of each
+	leaving   []profiler.PID             // ended; windows that hold samples of them may still be open
+	workloads map[string]*profiler.Workload
+}
+
+// identity is what was read of a process.
+type identity struct {
+	exe, cgroup string
+	kernel      bool // a kernel thread
+}
+
+func newIdentities(host, service string, labels []profiler.Attribute, parent func(profiler.PID) profiler.PID) *identities {
+	return &identities{
+		host: host, service: service, labels: labels, parent: parent,
+		processes: map[processKey]*identity{}, byPID: map[profiler.PID]*identity{},
+		workloads: map[string]*profiler.Workload{},
+	}
+}
+
+// see reads what there is to know of a process. It costs two short files.
+func (x *identities) see(pid profiler.PID, comm string) {
+	exe, kernel, gone := readExe(pid)
+	cgroup := ""
+	if !gone {
+		cgroup, _ = workload.CgroupOf(pid) // gone meanwhile: the parent's
+	}
+	var parent profiler.PID
+	if cgroup == "" {
+		parent = x.parent(pid)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	key := processKey{pid, comm}
+	if cgroup == "" && exe == "" {
+		if x.processes[key] != nil {
+			return // what was read in an earlier window holds
+		}
+	}
+	if cgroup == "" {
+		if p := x.byPID[pid]; p != nil {
+			cgroup = p.cgroup // before its exec
+		} else if p := x.byPID[parent]; p != nil {
+			cgroup = p.cgroup
+		}
+	}
+	id := &identity{exe, cgroup, kernel}
+	x.processes[key], x.byPID[pid] = id, id
+}
+
+// of gives what is known of a process.
+func (x *identities) of(pid profiler.PID, comm string) seen {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	id := x.processes[processKey{pid, comm}]
+	if id == nil {
+		id = &identity{}
+		if other := x.byPID[pid]; other != nil {
+			id.cgroup = other.cgroup
+		}
+	}
+	return seen{id.exe, id.cgroup, x.workload(id, comm)}
+}
+
+// end drops what ended before the last call: by now, all windows that could
+// hold a sample of it are named.
+func (x *identities) end(ended []profiler.PID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	gone := map[profiler.PID]bool{}
+	for _, pid := range x.leaving {
+		gone[pid] = true
+		delete(x.byPID, pid)
+	}
+	if len(gone) > 0 {
+		maps.DeleteFunc(x.processes, func(k processKey, _ *identity) bool { return gone[k.pid] })
+	}
+	x.leaving = ended
+	if len(x.workloads) >= maxWorkloads {
+		clear(x.workloads)
+	}
+}
+
+// relabel changes what is said of workloads from now on.
+func (x *identities) relabel(service string, labels []profiler.Attribute) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.service, x.labels = service, labels
+	clear(x.workloads)
+}
+
+// workload gives the one workload that stands for an identity. x.mu is held.
+func (x *identities) workload(p *identity, comm string) *profiler.Workload {
+	id := workload.Identify(p.cgroup)
+	program := filepath.Base(strings.TrimSuffix(p.exe, " (deleted)"))
+	if p.exe == "" {
+		program = comm
+	}
+	name := id.Service()
+	key := "cgroup " + name + " " + id.ContainerID
+	var attributes []profiler.Attribute
+	switch {
+	case id.ContainerID != "":
+		attributes = append(attributes, profiler.Attribute{Key: "container.id", Value: id.ContainerID})
+	case id.Unit != "":
+		attributes = append(attributes, profiler.Attribute{Key: "systemd.unit", Value: id.Unit})
+	case p.kernel:
+		name, key = "kernel", "kernel"
+	case x.service != "":
+		name, key = x.service, "host"
+	default:
+		name, key = program, "program "+program
+		attributes = append(attributes, profiler.Attribute{Key: "process.executable.name", Value: profiler.Printable(program)})
+	}
+	if w := x.workloads[key]; w != nil {
+		return w
+	}
+	if len(x.workloads) >= maxWorkloads {
+		name, key, attributes = "other", "other", nil
+		if w := x.workloads[key]; w != nil {
+			return w
+		}
+	}
+	attributes = append(attributes, profiler.Attribute{Key: "service.name", Value: profiler.Printable(name)},
+		profiler.Attribute{Key: "host.name", Value: x.host})
+	w := &profiler.Workload{Attributes: withLabels(attributes, x.labels)}
+	x.workloads[key] = w
+	return w
+}
+
+// withLabels adds labels, which hold over what was found out, and sorts.
+func withLabels(attributes, labels []profiler.Attribute) []profiler.Attribute {
+	attributes = slices.DeleteFunc(attributes, func(a profiler.Attribute) bool {
+		return slices.ContainsFunc(labels, func(l profiler.Attribute) bool { return l.Key == a.Key })
+	})
+	attributes = append(attributes, labels...)
+	slices.SortFunc(attributes, func(a, b profiler.Attribute) int { return strings.Compare(a.Key, b.Key) })
+	return attributes
+}
+
+// readExe gives the path of a process's program. A kernel thread has none; a
+// process that is gone has nothing.
+func readExe(pid profiler.PID) (exe string, kernel, gone bool) {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return exe, false, false
+	}
+	st, err := readStatus(pid)
+	return "", err == nil && st.kernel, err != nil
+}
