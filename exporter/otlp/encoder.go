@@ -1,0 +1,186 @@
+package otlp
+
+import (
+	"github.com/kalypso-dev/kalypso/exporter"
+	"github.com/kalypso-dev/kalypso/exporter/pyroscope/limits"
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// EncoderConfig is how profiles are encoded. Its zero value works.
+type EncoderConfig struct {
+	// Version of the agent, in the scope of each profile.
+	Version string
+	// PushBytes is what one request may be charged; 0: limits.PushBytes.
+	PushBytes int
+}
+
+// Encoder makes OTLP requests of profiles. It keeps nothing from one call to
+// the next.
+type Encoder struct{ config EncoderConfig }
+
+// NewEncoder makes an encoder.
+func NewEncoder(c EncoderConfig) *Encoder {
+	if c.PushBytes == 0 {
+		c.PushBytes = limits.PushBytes
+	}
+	return &Encoder{c}
+}
+
+// Encode makes one request of the profiles, or more where a server would
+// refuse one of that size. The samples that it drops are those of a profile
+// without a rate, and those whose stack alone is too large for a request.
+func (e *Encoder) Encode(profiles []*profiler.Profile) ([]*exporter.Request, uint64, error) {
+	p := plan{config: &e.config, table: newTable()}
+	for _, profile := range profiles {
+		p.profile(profile)
+	}
+	requests := make([]*exporter.Request, 0, len(p.batches))
+	for i := range p.batches {
+		r, err := e.request(p.table, p.batches[i])
+		if err != nil {
+			return nil, 0, err
+		}
+		requests = append(requests, r)
+	}
+	return requests, p.dropped, nil
+}
+
+// plan says which samples go into which request.
+type plan struct {
+	config  *EncoderConfig
+	table   *table
+	batches []batch
+	charge  int // of the last batch
+	dropped uint64
+
+	// The piece in which a location, function, string was charged last.
+	pieces    int32
+	locations []int32
+	functions []int32
+	strings   []int32
+}
+
+// batch becomes a request.
+type batch []piece
+
+// piece is a profile, or a part of one: the backend adds up profiles of the
+// same time and labels.
+type piece struct {
+	profile *profiler.Profile
+	labels  []profiler.Attribute
+	samples []sample
+}
+
+type sample struct {
+	stack int32
+	count uint64
+}
+
+func (p *plan) profile(profile *profiler.Profile) {
+	samples := p.samples(profile)
+	if profile.Period() <= 0 {
+		for _, s := range samples {
+			p.dropped += s.count
+		}
+		return
+	}
+	labels := limits.Labels(profile.Workload)
+	base := profileCharge + labelsCharge(labels)
+	perSample := valueCharge + labelCharge*len(labels)
+	var current *piece
+	for _, s := range samples {
+		charge := 0
+		if current != nil {
+			charge = perSample + p.stackCharge(s.stack)
+			if len(current.samples) == limits.SamplesPerProfile || p.charge+charge > p.config.PushBytes {
+				current = nil
+			}
+		}
+		if current == nil {
+			p.pieces++
+			charge = base + perSample + p.stackCharge(s.stack)
+			if charge > p.config.PushBytes {
+				p.dropped += s.count
+				continue
+			}
+			current = p.add(piece{profile: profile, labels: labels}, charge)
+		}
+		current.samples = append(current.samples, s)
+		p.charge += charge
+	}
+}
+
+// add starts a piece, in a new batch where it would be too much for the last.
+func (p *plan) add(new piece, charge int) *piece {
+	if len(p.batches) == 0 || p.charge+charge > p.config.PushBytes {
+		p.batches = append(p.batches, nil)
+		p.charge = 0
+	}
+	b := &p.batches[len(p.batches)-1]
+	*b = append(*b, new)
+	return &(*b)[len(*b)-1]
+}
+
+// samples gives the samples of a profile, each stack once, in the order in
+// which they come.
+func (p *plan) samples(profile *profiler.Profile) []sample {
+	out := make([]sample, 0, len(profile.Samples))
+	at := make(map[int32]int, len(profile.Samples))
+	for i := range profile.Samples {
+		s := &profile.Samples[i]
+		if s.Count == 0 {
+			continue
+		}
+		stack := p.table.stack(s.Stack)
+		if j, ok := at[stack]; ok {
+			out[j].count += s.Count
+			continue
+		}
+		at[stack] = len(out)
+		out = append(out, sample{stack, s.Count})
+	}
+	return out
+}
+
+// stackCharge is what a stack adds to the current piece, which has it then.
+func (p *plan) stackCharge(i int32) int {
+	t := p.table
+	p.locations = grow(p.locations, len(t.locations))
+	p.functions = grow(p.functions, len(t.functions))
+	p.strings = grow(p.strings, len(t.strings))
+	s := &t.stacks[i]
+	n := s.charge
+	for _, l := range s.locations {
+		if p.locations[l] == p.pieces {
+			continue
+		}
+		p.locations[l] = p.pieces
+		location := &t.locations[l]
+		m := t.mappings[location.mapping]
+		n += location.charge + p.stringCharge(m.file) + p.stringCharge(m.buildID)
+		for _, line := range location.lines {
+			if p.functions[line.function] == p.pieces {
+				continue
+			}
+			p.functions[line.function] = p.pieces
+			f := t.functions[line.function]
+			n += functionCharge + p.stringCharge(f.name) + p.stringCharge(f.file)
+		}
+	}
+	return n
+}
+
+func (p *plan) stringCharge(i int32) int {
+	if i == 0 || p.strings[i] == p.pieces {
+		return 0
+	}
+	p.strings[i] = p.pieces
+	return stringCharge(p.table.strings[i])
+}
+
+func grow(s []int32, n int) []int32 {
+	if len(s) >= n {
+		return s
+	}
+	return append(s, make([]int32, n-len(s))...)
+}
