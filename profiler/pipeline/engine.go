@@ -78,7 +78,7 @@ func (e *engine) open(cfg Config, windows aggregate.Config) error {
 	e.collector = aggregate.NewCollector(windows)
 	e.sampler = sampler.New(sampler.Config{
 		Kernel: e.kernel, Unwinder: e.table, Sink: e.collector, Arch: process.HostArch,
-		ByThread: cfg.ByThread, Failed: cfg.Failed,
+		ByThread: cfg.ByThread, Failed: cfg.Failed, Tick: cfg.tick,
 	})
 	e.symbols = &symbolize.Symbolizer{
 		Executables: func(id uint32) symbolize.Executable {

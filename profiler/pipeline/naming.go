@@ -17,7 +17,7 @@ func (s *Service) nameAll() {
 	beat := time.NewTicker(time.Second)
 	defer beat.Stop()
 	for {
-		s.beats.naming.Store(time.Now().Unix())
+		s.ticks.naming()
 		select {
 		case seg, open := <-s.segments:
 			if !open {

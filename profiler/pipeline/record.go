@@ -54,6 +54,8 @@ type Config struct {
 	Progress func(Progress)
 	// Failed, if set, is told of errors that cost precision, not the recording.
 	Failed func(error)
+
+	tick func() // called once a second by the sampler
 }
 
 // Progress is how far a recording is.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/kalypso-dev/kalypso/bpf"
@@ -16,6 +15,7 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 	"github.com/kalypso-dev/kalypso/profiler/process"
 	"github.com/kalypso-dev/kalypso/profiler/sampler"
+	"github.com/kalypso-dev/kalypso/profiler/telemetry"
 )
 
 // Settings of a Service that can change while it runs.
@@ -48,6 +48,8 @@ type ServiceConfig struct {
 	// windows get longer meanwhile, and no sample is lost.
 	Deliver func(Segment)
 	Log     *slog.Logger
+	// Health, if set, hears of each stage that goes round.
+	Health *telemetry.Health
 }
 
 // Segment is what was sampled between two moments at one rate.
@@ -117,7 +119,8 @@ type Service struct {
 
 	mu    sync.Mutex
 	stats ServiceStats
-	beats beats
+
+	ticks struct{ loop, sampler, naming func() }
 }
 
 // segment is one that is to be named.
@@ -131,6 +134,7 @@ type ServiceStats struct {
 	Started      time.Time
 	Frequency    int     // now
 	CPUShare     float64 // of the node, in the last second
+	CPUBudget    float64 // of the node
 	AgentCPU     time.Duration
 	BPFTime      time.Duration
 	RateChanges  uint64
@@ -148,8 +152,20 @@ type ServiceStats struct {
 	Memory       MemoryStats
 }
 
-// beats are when each stage last went round.
-type beats struct{ loop, naming atomic.Int64 }
+// Stages that do not go round for this long are stuck. Naming a window may take
+// long where hundreds of files with debug information are opened at once.
+const (
+	stuckAfter       = 15 * time.Second
+	stuckNamingAfter = 3 * time.Minute
+)
+
+// stage gives what a stage calls each time it goes round.
+func (s *Service) stage(name string, limit time.Duration) func() {
+	if s.cfg.Health == nil {
+		return func() {}
+	}
+	return s.cfg.Health.Stage(name, limit).Tick
+}
 
 // NewService loads the programs. Sampling begins with Run.
 func NewService(cfg ServiceConfig) (*Service, error) {
@@ -171,9 +187,11 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		recording: map[*recorder]bool{},
 	}
 	s.host, _ = os.Hostname()
+	s.ticks.loop, s.ticks.sampler = s.stage("loop", stuckAfter), s.stage("sampler", stuckAfter)
+	s.ticks.naming = s.stage("naming", stuckNamingAfter)
 	s.memory = newMemory(s)
 	s.engine, err = openEngine(Config{
-		Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Rows: s.memory.rows(), Failed: s.failed,
+		Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Rows: s.memory.rows(), Failed: s.failed, tick: s.ticks.sampler,
 	}, aggregate.Config{
 		FirstSeen: func(pid profiler.PID, comm string) { s.who.see(pid, comm) },
 		MaxBytes:  s.memory.windowBytes(),
@@ -239,7 +257,7 @@ func (s *Service) loop(ctx context.Context) error {
 	boundary := time.NewTimer(untilBoundary(time.Now(), s.cfg.Window))
 	defer boundary.Stop()
 	for {
-		s.beats.loop.Store(time.Now().Unix())
+		s.ticks.loop()
 		select {
 		case <-ctx.Done():
 			return nil
@@ -321,7 +339,9 @@ func (s *Service) keepToBudget() {
 	now := s.measure()
 	share := now.share(s.lastCost, s.cpus)
 	s.lastCost = now
-	s.count(func(st *ServiceStats) { st.CPUShare, st.AgentCPU, st.BPFTime = share, now.agent, now.bpf })
+	s.count(func(st *ServiceStats) {
+		st.CPUShare, st.CPUBudget, st.AgentCPU, st.BPFTime = share, s.budget.limit, now.agent, now.bpf
+	})
 	rate := s.memory.rate(s.budget.observe(share))
 	if s.override > 0 {
 		rate = s.override
@@ -404,16 +424,6 @@ func (s *Service) do(ctx context.Context, fn func()) error {
 // Ready is closed when sampling has begun.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Beats tells when the stages last went round: "loop", "sampler", "naming".
-// A stage that has nothing to do goes round all the same.
-func (s *Service) Beats() map[string]time.Time {
-	return map[string]time.Time{
-		"loop":    time.Unix(s.beats.loop.Load(), 0),
-		"naming":  time.Unix(s.beats.naming.Load(), 0),
-		"sampler": s.sampler.Stats().LastRead,
-	}
-}
-
 // Stats tells what the service did.
 func (s *Service) Stats() ServiceStats {
 	s.mu.Lock()
@@ -421,8 +431,9 @@ func (s *Service) Stats() ServiceStats {
 	return s.stats
 }
 
-// Stages tells what the stages below did.
-func (s *Service) Stages() (bpf.Counters, sampler.Stats, process.Stats, error) {
+// stages tells what the stages below did. The kernel's counters are gone when
+// the service has ended.
+func (s *Service) stages() (bpf.Counters, sampler.Stats, process.Stats, error) {
 	c, err := s.kernel.Counters()
 	return c, s.sampler.Stats(), s.table.Stats(), err
 }

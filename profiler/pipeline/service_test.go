@@ -118,7 +118,7 @@ func TestServiceLosesNothing(t *testing.T) {
 		}
 		// All but the first and the last begin and end with a second of the clock.
 		if i > 0 && i < len(segments)-1 {
-			if off := seg.Start.Sub(seg.Start.Truncate(time.Second)); off > 300*time.Millisecond {
+			if off := seg.Start.Sub(seg.Start.Truncate(time.Second)); off > 700*time.Millisecond {
 				t.Errorf("window %d begins %s behind the second", i, off)
 			}
 		}

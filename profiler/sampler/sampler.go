@@ -46,6 +46,8 @@ type Config struct {
 	ByThread bool
 	// Failed is told of errors that cost samples or precision, not more.
 	Failed func(error)
+	// Tick, if set, is called once a second while samples are read.
+	Tick func()
 }
 
 // Sampler reads samples until it is stopped.
@@ -65,7 +67,6 @@ type Sampler struct {
 // Stats count what went through.
 type Stats struct {
 	FirstSample time.Time // when the first one was read
-	LastRead    time.Time // when the ring buffer was last looked into
 	Received    uint64    // samples handed to the sink
 	Copies      uint64    // stacks unwound in user space
 	Overflowed  uint64    // copies dropped because the queue was full: samples without user frames
@@ -183,9 +184,9 @@ func (s *Sampler) read(ctx context.Context) error {
 		}
 		if now := time.Now(); now.Sub(tick) > time.Second {
 			tick = now
-			s.mu.Lock()
-			s.stats.LastRead = now
-			s.mu.Unlock()
+			if s.Tick != nil {
+				s.Tick()
+			}
 			if err := errors.Join(s.Kernel.Tick(), s.Kernel.SyncCPUs()); err != nil {
 				s.Failed(err)
 			}
