@@ -139,12 +139,14 @@ func (e *engine) close() {
 }
 
 // profiles names what a window saw and adds it up, in one profile for each
-// workload. of tells what is known of a process. Samples whose stack never came
-// are lost, and nobody's.
-func (e *engine) profiles(w *aggregate.Window, of func(pid profiler.PID, comm string) seen) (list []*profiler.Profile, lost uint64) {
+// workload. of tells what is known of a process, keep whether it is wanted (nil:
+// all are). Samples whose stack never came are lost, and nobody's.
+func (e *engine) profiles(
+	w *aggregate.Window, of func(pid profiler.PID, comm string) seen, keep func(*profiler.Workload, *profiler.Process) bool,
+) (list []*profiler.Profile, lost, filtered uint64) {
 	type process struct {
 		*profiler.Process
-		profile *profiler.Profile
+		profile *profiler.Profile // nil: it is not wanted
 	}
 	byWorkload := map[*profiler.Workload]*profiler.Profile{}
 	processes := map[processKey]process{}
@@ -154,21 +156,26 @@ func (e *engine) profiles(w *aggregate.Window, of func(pid profiler.PID, comm st
 		proc, known := processes[key]
 		if !known {
 			s := of(x.PID, x.Comm)
-			p := byWorkload[s.workload]
-			if p == nil {
-				p = &profiler.Profile{Workload: s.workload}
-				byWorkload[s.workload] = p
-				list = append(list, p)
+			proc.Process = &profiler.Process{PID: x.PID, Comm: x.Comm, Exe: s.exe, Cgroup: s.cgroup}
+			if keep == nil || keep(s.workload, proc.Process) {
+				if proc.profile = byWorkload[s.workload]; proc.profile == nil {
+					proc.profile = &profiler.Profile{Workload: s.workload}
+					byWorkload[s.workload] = proc.profile
+					list = append(list, proc.profile)
+				}
 			}
-			proc = process{&profiler.Process{PID: x.PID, Comm: x.Comm, Exe: s.exe, Cgroup: s.cgroup}, p}
 			processes[key] = proc
+		}
+		if proc.profile == nil {
+			filtered += x.Count
+			continue
 		}
 		st := e.symbols.Stack(x.PID, x.Kernel, x.User, x.Stop)
 		p := proc.profile
 		p.Samples = append(p.Samples, profiler.Sample{Process: proc.Process, TID: x.TID, Thread: x.Thread, Stack: st, Count: x.Count})
 		p.Quality.Add(st, x.Count)
 	}
-	return list, lost
+	return list, lost, filtered
 }
 
 // seen is what is known of a process. It may be gone when it is asked for.

@@ -32,20 +32,17 @@ func (s *Service) nameAll() {
 // name names one segment, delivers it, and lets go of what nobody needs.
 func (s *Service) name(seg *segment) {
 	begin := time.Now()
-	list, orphans := s.profiles(seg.window, s.who.of)
-	seg.window = nil
-	seg.Lost += orphans
 	s.mu.Lock()
 	keep := s.cfg.Keep
 	s.mu.Unlock()
+	list, orphans, filtered := s.profiles(seg.window, s.who.of, keep)
+	seg.window = nil
+	seg.Lost += orphans
+	seg.Filtered = filtered
 	for _, p := range list {
-		if keep != nil && !keep(p.Workload) {
-			seg.Filtered += p.Quality.Samples
-			continue
-		}
 		p.Start, p.Duration, p.Frequency, p.Event, p.Host = seg.Start, seg.Duration, seg.Frequency, s.event, s.host
-		seg.Profiles = append(seg.Profiles, p)
 	}
+	seg.Profiles = list
 	s.tally(&seg.Segment, time.Since(begin))
 	s.cfg.Deliver(seg.Segment)
 	s.publish(seg.Segment)

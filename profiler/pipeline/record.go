@@ -231,7 +231,8 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 }
 
 func (r *recording) profile(counters bpf.Counters) *profiler.Profile {
-	list, orphans := r.profiles(r.collector.Cut(), func(pid profiler.PID, comm string) seen { return r.seen[processKey{pid, comm}] })
+	of := func(pid profiler.PID, comm string) seen { return r.seen[processKey{pid, comm}] }
+	list, orphans, _ := r.profiles(r.collector.Cut(), of, nil)
 	p := &profiler.Profile{}
 	if len(list) > 0 { // one: no process has a workload
 		p = list[0]

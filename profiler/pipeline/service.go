@@ -24,8 +24,8 @@ type Settings struct {
 	CPUBudget   float64 // share of all CPUs that the agent may take; 0: no limit
 	ServiceName string  // of processes in no unit and no container; empty: their program's name
 	Labels      []profiler.Attribute
-	// Keep says which workloads are wanted; nil: all.
-	Keep func(*profiler.Workload) bool
+	// Keep says which processes are wanted; nil: all.
+	Keep func(*profiler.Workload, *profiler.Process) bool
 }
 
 // ServiceConfig says how to profile a machine for as long as it runs.
@@ -61,7 +61,7 @@ type Segment struct {
 	Last      bool // it is the last of its window
 	Profiles  []*profiler.Profile
 	Lost      uint64 // samples that were taken and lost; they are in no profile
-	Filtered  uint64 // samples of workloads that are not wanted
+	Filtered  uint64 // samples of processes that are not wanted
 }
 
 // Limits of a window: shorter ones are all overhead, longer ones are refused by

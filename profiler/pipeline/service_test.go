@@ -257,7 +257,7 @@ func TestServiceWorkloads(t *testing.T) {
 	start(t, compile(t, "unwanted", spinner), "12")
 	s, got, stop := serve(t, func(c *ServiceConfig) {
 		c.Labels = []profiler.Attribute{{Key: "env", Value: "test"}, {Key: "host.name", Value: "here"}}
-		c.Keep = func(w *profiler.Workload) bool { return w.Attribute("service.name") != "unwanted" }
+		c.Keep = func(w *profiler.Workload, _ *profiler.Process) bool { return w.Attribute("service.name") != "unwanted" }
 	})
 	until(t, "three windows", func() bool { return s.Stats().Windows >= 3 })
 	if err := stop(); err != nil {
