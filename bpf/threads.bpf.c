@@ -96,8 +96,9 @@ static __always_inline int klp_on_cpu_now(struct task_struct *task)
 {
 	struct task_struct___thread *t = (void *)task;
 
-	return bpf_core_field_exists(t->on_cpu) && BPF_CORE_READ(t, on_cpu) &&
-	       task != bpf_get_current_task_btf();
+	if (bpf_core_field_exists(t->on_cpu))
+		return BPF_CORE_READ(t, on_cpu);
+	return task == bpf_get_current_task_btf(); /* the only CPU is ours */
 }
 
 SEC("iter/task")

@@ -48,12 +48,8 @@ static NOIPA int wait_futex(void)
 static NOIPA int wait_sleep(void)
 {
 	struct timespec t = { .tv_sec = wake_us ? 0 : 3600, .tv_nsec = wake_us * 1000 };
-	int n = 0;
 
-	do
-		n += nanosleep(&t, NULL);
-	while (wake_us);
-	return n;
+	return nanosleep(&t, NULL);
 }
 
 static NOIPA int wait_read(void)
@@ -111,7 +107,8 @@ ALL
 
 static NOIPA uint64_t bottom(struct job *j)
 {
-	__atomic_add_fetch(&ready, 1, __ATOMIC_SEQ_CST);
+	if (!j->seed[3])
+		__atomic_add_fetch(&ready, 1, __ATOMIC_SEQ_CST);
 	return (uint64_t)ways[j->way]() + j->seed[2];
 }
 
@@ -125,7 +122,10 @@ static NOIPA void *worker(void *arg)
 
 	snprintf(name, sizeof(name), "%s-%d", names[j->way], j->number);
 	pthread_setname_np(pthread_self(), name);
-	j->seed[3] = steps[LEVELS - j->depth](j);
+	do {
+		j->seed[3] = steps[LEVELS - j->depth](j) | 1;
+		j->depth = 20 + (j->depth + 8) % 21;
+	} while (wake_us && ways[j->way] == wait_sleep);
 	return NULL;
 }
 
