@@ -144,8 +144,8 @@ func (n *pprofNote) comment() string {
 }
 
 // findNote gives the note of a file, nil where there is none to rely on: a
-// foreign file, or several of ours that another tool made one of.
-func findNote(comments []string) *pprofNote {
+// foreign file, or what another tool made of files of ours, with other samples.
+func findNote(comments []string, samples int) *pprofNote {
 	var n *pprofNote
 	for _, c := range comments {
 		text, ok := strings.CutPrefix(c, notePrefix)
@@ -160,19 +160,20 @@ func findNote(comments []string) *pprofNote {
 			return nil
 		}
 	}
-	return n
-}
-
-// fits says whether the note is about as many samples as the file has.
-func (n *pprofNote) fits(samples int) bool {
+	if n == nil {
+		return nil
+	}
 	for i := range n.Profiles {
 		entries := n.Profiles[i].Entries
 		if entries < 0 || entries > samples {
-			return false
+			return nil
 		}
 		samples -= entries
 	}
-	return samples == 0
+	if samples != 0 {
+		return nil
+	}
+	return n
 }
 
 func (n *noteProfile) profile() *profiler.Profile {

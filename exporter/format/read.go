@@ -13,9 +13,6 @@ import (
 	"strings"
 	"time"
 
-	pprof "github.com/google/pprof/profile"
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -23,8 +20,7 @@ import (
 var ErrTooLarge = errors.New("larger than any profile that is read here")
 
 // Limits of a pprof file. 15 minutes of a machine that runs some hundred
-// processes inflate to a few MiB. Parsed, a byte becomes 24 at worst (an empty
-// label of two bytes) and usually five.
+// processes inflate to a few MiB.
 const (
 	maxPprofBytes    = 64 << 20 // inflated
 	maxPprofMessages = 2 << 20  // samples, locations, functions, mappings, strings
@@ -51,31 +47,28 @@ func ReadPprof(r io.Reader) (*profiler.Profile, error) {
 // ReadProfiles reads a pprof file as ReadPprof does, as the profiles that
 // WriteProfiles was given. A file of another program is one profile.
 func ReadProfiles(r io.Reader) ([]*profiler.Profile, error) {
-	data, err := inflate(r)
-	if err != nil {
-		return nil, fmt.Errorf("read pprof profile: %w", err)
-	}
-	in, err := parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("read pprof profile: %w", err)
-	}
-	d := &pprofReader{
-		in: in, note: findNote(in.Comments),
-		modules:   make(map[profiler.Module]*profiler.Module),
-		locations: make(map[*pprof.Location]*profiler.Location, len(in.Location)),
-		processes: make(map[processKey]*profiler.Process),
-	}
-	var profiles []*profiler.Profile
-	if d.note != nil && d.note.fits(len(in.Sample)) {
-		profiles, err = d.own()
-	} else {
-		d.note = nil
-		profiles, err = d.foreign()
-	}
+	profiles, err := readProfiles(r)
 	if err != nil {
 		return nil, fmt.Errorf("read pprof profile: %w", err)
 	}
 	return profiles, nil
+}
+
+func readProfiles(r io.Reader) ([]*profiler.Profile, error) {
+	data, err := inflate(r)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newPprofReader(data)
+	switch {
+	case errors.Is(err, ErrTooLarge):
+		return nil, err
+	case err != nil:
+		return nil, fmt.Errorf("not a pprof profile: %w", err)
+	case d.note != nil:
+		return d.own()
+	}
+	return d.foreign()
 }
 
 // inflate reads the file, which may be compressed or not, up to the limit.
@@ -102,70 +95,94 @@ func readLimited(r io.Reader) ([]byte, error) {
 	return data, err
 }
 
-// parse parses what is no more than the limits allow. The library has none of
-// its own, and takes anything that is not its format for a profile of another.
-func parse(data []byte) (*pprof.Profile, error) {
-	if len(data) == 0 {
-		return nil, errors.New("the file is empty")
-	}
-	messages := 0
-	for rest := data; len(rest) > 0; messages++ {
-		_, _, n := protowire.ConsumeField(rest)
-		if n < 0 {
-			return nil, fmt.Errorf("not a pprof profile: %w", protowire.ParseError(n))
-		}
-		rest = rest[n:]
-	}
-	if messages > maxPprofMessages {
-		return nil, ErrTooLarge
-	}
-	p, err := pprof.ParseUncompressed(data)
-	if err == nil {
-		err = p.CheckValid()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("not a pprof profile: %w", err)
-	}
-	return p, nil
-}
-
+// pprofReader makes profiles of a file. Nothing of it is in memory twice but its
+// texts, and samples are read one by one: the agent reads its own history so.
 type pprofReader struct {
-	in        *pprof.Profile
+	*pprofFile
 	note      *pprofNote // nil: a foreign file
-	kinds     map[*pprof.Function]profiler.FrameKind
 	exes      map[processKey]string
 	program   *profiler.Process // of a foreign file: whose samples say of no process
 	modules   map[profiler.Module]*profiler.Module
-	locations map[*pprof.Location]*profiler.Location
+	mappings  map[uint64]wireMapping
+	functions map[uint64]wireFunction
+	locations map[uint64]wireLocation
+	made      map[uint64]*profiler.Location
 	processes map[processKey]*profiler.Process
+	in        wireSample // the sample that is being read
+}
+
+// newPprofReader reads all but the samples.
+func newPprofReader(data []byte) (*pprofReader, error) {
+	p, err := takeApart(data)
+	if err != nil {
+		return nil, err
+	}
+	d := &pprofReader{
+		pprofFile: p, note: findNote(p.comments, len(p.rawSamples)),
+		modules:   make(map[profiler.Module]*profiler.Module),
+		mappings:  make(map[uint64]wireMapping, len(p.rawMappings)),
+		functions: make(map[uint64]wireFunction, len(p.rawFunctions)),
+		locations: make(map[uint64]wireLocation, len(p.rawLocations)),
+		made:      make(map[uint64]*profiler.Location, len(p.rawLocations)),
+		processes: make(map[processKey]*profiler.Process),
+	}
+	var kinds []profiler.FrameKind
+	if d.note != nil {
+		kinds = unpackKinds(d.note.Kinds, len(p.rawFunctions))
+		d.exes = make(map[processKey]string, len(d.note.Processes))
+		for _, pr := range d.note.Processes {
+			d.exes[processKey{pr.PID, pr.Name, pr.Cgroup}] = profiler.Printable(pr.Exe)
+		}
+	}
+	for _, message := range p.rawMappings {
+		id, m, err := p.readMapping(message)
+		if err := enter(d.mappings, id, m, err); err != nil {
+			return nil, err
+		}
+	}
+	for i, message := range p.rawFunctions {
+		id, fn, err := p.readFunction(message)
+		if kinds != nil {
+			fn.kind, fn.kindKnown = kinds[i], true
+		}
+		if err := enter(d.functions, id, fn, err); err != nil {
+			return nil, err
+		}
+	}
+	for _, message := range p.rawLocations {
+		id, l, err := p.readLocation(message)
+		if err := enter(d.locations, id, l, err); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// enter puts what was read, if it was, under its number.
+func enter[T any](table map[uint64]T, id uint64, v T, err error) error {
+	if err != nil {
+		return err
+	}
+	if _, twice := table[id]; twice {
+		return errTwice
+	}
+	table[id] = v
+	return nil
 }
 
 // own shares the samples out to the profiles that the note tells of.
 func (d *pprofReader) own() ([]*profiler.Profile, error) {
-	if len(d.in.SampleType) == 0 || d.in.SampleType[0].Type != "samples" {
+	if d.types[0].name != "samples" {
 		return nil, errors.New("the first value of its samples is not their number")
 	}
-	if kinds := unpackKinds(d.note.Kinds, len(d.in.Function)); kinds != nil {
-		d.kinds = make(map[*pprof.Function]profiler.FrameKind, len(kinds))
-		for i, f := range d.in.Function {
-			d.kinds[f] = kinds[i]
-		}
-	}
-	d.exes = make(map[processKey]string, len(d.note.Processes))
-	for _, p := range d.note.Processes {
-		d.exes[processKey{p.PID, p.Name, p.Cgroup}] = profiler.Printable(p.Exe)
-	}
 	profiles := make([]*profiler.Profile, 0, len(d.note.Profiles))
-	rest := d.in.Sample
+	rest := d.rawSamples
 	for i := range d.note.Profiles {
 		n := &d.note.Profiles[i]
 		p := n.profile()
-		p.Samples = make([]profiler.Sample, 0, n.Entries)
-		for _, s := range rest[:n.Entries] {
-			if s.Value[0] < 0 {
-				return nil, errNegative
-			}
-			p.Samples = append(p.Samples, d.sample(s, uint64(s.Value[0])))
+		var err error
+		if p.Samples, err = d.read(rest[:n.Entries], func(values []uint64) (uint64, error) { return whole(values[0]) }); err != nil {
+			return nil, err
 		}
 		rest = rest[n.Entries:]
 		profiles = append(profiles, p)
@@ -173,31 +190,32 @@ func (d *pprofReader) own() ([]*profiler.Profile, error) {
 	return profiles, nil
 }
 
-var errNegative = errors.New("a sample counts less than nothing: the file is the difference of two profiles")
+// whole is a value that counts something.
+func whole(value uint64) (uint64, error) {
+	if value > math.MaxInt64 {
+		return 0, errors.New("a sample counts less than nothing: the file is the difference of two profiles")
+	}
+	return value, nil
+}
 
 func (d *pprofReader) foreign() ([]*profiler.Profile, error) {
-	v, err := chooseValue(d.in)
+	v, err := d.chooseValue()
 	if err != nil {
 		return nil, err
 	}
-	p := &profiler.Profile{Duration: time.Duration(max(d.in.DurationNanos, 0)), Frequency: v.frequency}
-	if d.in.TimeNanos != 0 {
-		p.Start = time.Unix(0, d.in.TimeNanos)
+	p := &profiler.Profile{Duration: time.Duration(max(d.duration, 0)), Frequency: v.frequency, Event: profiler.Printable(d.periodType.name)}
+	if d.start != 0 {
+		p.Start = time.Unix(0, d.start)
 	}
-	if d.in.PeriodType != nil {
-		p.Event = profiler.Printable(d.in.PeriodType.Type)
-	}
-	if len(d.in.Mapping) > 0 {
-		file := profiler.Printable(d.in.Mapping[0].File)
-		d.program = &profiler.Process{Comm: path.Base(file), Exe: file}
-	}
-	p.Samples = make([]profiler.Sample, 0, len(d.in.Sample))
-	for _, s := range d.in.Sample {
-		count, err := v.count(s)
+	if len(d.rawMappings) > 0 {
+		_, m, err := d.readMapping(d.rawMappings[0]) // which pprof takes for the program's
 		if err != nil {
 			return nil, err
 		}
-		p.Samples = append(p.Samples, d.sample(s, count))
+		d.program = &profiler.Process{Comm: path.Base(m.module.Path), Exe: m.module.Path}
+	}
+	if p.Samples, err = d.read(d.rawSamples, v.count); err != nil {
+		return nil, err
 	}
 	p.Quality = Quality(p.Samples)
 	return []*profiler.Profile{p}, nil
@@ -206,26 +224,10 @@ func (d *pprofReader) foreign() ([]*profiler.Profile, error) {
 // Quality counts what samples say of themselves. How many were lost they do
 // not.
 func Quality(samples []profiler.Sample) profiler.Quality {
-	q := profiler.Quality{DistinctStacks: uint64(len(samples)), UnnamedByModule: make(map[string]uint64)}
+	var q profiler.Quality
 	for i := range samples {
-		s := &samples[i]
-		q.Samples += s.Count
-		if s.Stack == nil {
-			continue
-		}
-		if int(s.Stack.Stop) < len(q.Stops) {
-			q.Stops[s.Stack.Stop] += s.Count
-		}
-		for _, l := range s.Stack.Locations {
-			q.Frames += s.Count
-			switch {
-			case l.Named():
-				q.FramesNamed += s.Count
-			case l.Module != nil:
-				q.UnnamedByModule[l.Module.Path] += s.Count
-			default:
-				q.UnnamedByModule[""] += s.Count
-			}
+		if s := &samples[i]; s.Stack != nil {
+			q.Add(s.Stack, s.Count)
 		}
 	}
 	return q
@@ -241,32 +243,29 @@ type pprofValue struct {
 
 // chooseValue takes CPU time before other time, and time before counts: counts
 // of programs that weigh their samples say nothing of time.
-func chooseValue(p *pprof.Profile) (*pprofValue, error) {
-	period := 0.0
-	if p.PeriodType != nil && p.Period > 0 {
-		period = float64(p.Period) * nanoseconds(p.PeriodType.Unit)
-	}
+func (p *pprofFile) chooseValue() (*pprofValue, error) {
 	best, v := 0, &pprofValue{}
-	names := make([]string, 0, len(p.SampleType))
-	for i, t := range p.SampleType {
-		name, unit, rank := strings.ToLower(t.Type), nanoseconds(t.Unit), 0
+	names := make([]string, 0, len(p.types))
+	for i, t := range p.types {
+		name, unit, rank := strings.ToLower(t.name), nanoseconds(t.unit), 0
 		switch {
 		case unit > 0 && strings.Contains(name, "cpu"):
 			rank = 3
 		case unit > 0 && (strings.Contains(name, "wall") || strings.Contains(name, "time") || strings.Contains(name, "sample")):
 			rank = 2
-		case t.Unit == "count" && (strings.HasSuffix(name, "sample") || strings.HasSuffix(name, "samples")):
+		case t.unit == "count" && (strings.HasSuffix(name, "sample") || strings.HasSuffix(name, "samples")):
 			rank = 1
 		}
 		if rank > best {
 			best, v.index, v.unit = rank, i, unit
 		}
-		names = append(names, fmt.Sprintf("%s in %s", profiler.Printable(t.Type), profiler.Printable(t.Unit)))
+		names = append(names, fmt.Sprintf("%s in %s", profiler.Printable(t.name), profiler.Printable(t.unit)))
 	}
 	if best == 0 {
 		return nil, fmt.Errorf("it holds no CPU time: its samples have %s", strings.Join(names, ", "))
 	}
-	if period == 0 && v.unit > 0 {
+	period := max(float64(p.period), 0) * nanoseconds(p.periodType.unit)
+	if period == 0 {
 		period = v.unit
 	}
 	if period > 0 {
@@ -292,13 +291,10 @@ func nanoseconds(unit string) float64 {
 
 // count is how often a sample was seen. What rounding takes from one is given
 // to the next, so that all together have the time that the file says.
-func (v *pprofValue) count(s *pprof.Sample) (uint64, error) {
-	value := s.Value[v.index]
-	if value < 0 {
-		return 0, errNegative
-	}
-	if v.unit == 0 {
-		return uint64(value), nil
+func (v *pprofValue) count(values []uint64) (uint64, error) {
+	value, err := whole(values[v.index])
+	if err != nil || v.unit == 0 {
+		return value, err
 	}
 	exact := float64(value)*v.unit*float64(v.frequency)/float64(time.Second) + v.carry
 	n := max(math.Round(exact), 0)
@@ -309,33 +305,32 @@ func (v *pprofValue) count(s *pprof.Sample) (uint64, error) {
 	return uint64(n), nil
 }
 
-func (d *pprofReader) sample(s *pprof.Sample, count uint64) profiler.Sample {
-	out := profiler.Sample{Process: d.process(s), Count: count, Thread: label(s, labelThread), Stack: d.stack(s.Location)}
-	if tid, ok := number(s, labelTID); ok {
-		out.TID = profiler.TID(tid)
+// read reads samples, of which count gives how often each was seen.
+func (d *pprofReader) read(messages [][]byte, count func(values []uint64) (uint64, error)) ([]profiler.Sample, error) {
+	out := make([]profiler.Sample, 0, len(messages))
+	for _, message := range messages {
+		err := d.readSample(&d.in, message)
+		if err == nil && len(d.in.values) != len(d.types) {
+			err = errors.New("a sample has not as many values as there are kinds of them")
+		}
+		s := profiler.Sample{Process: d.process(), TID: profiler.TID(d.in.tid), Thread: d.in.thread}
+		if err == nil {
+			s.Count, err = count(d.in.values)
+		}
+		if err == nil {
+			s.Stack, err = d.stack(d.in.locations)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
 	}
-	return out
+	return out, nil
 }
 
-func label(s *pprof.Sample, key string) string {
-	if v := s.Label[key]; len(v) > 0 {
-		return profiler.Printable(v[0])
-	}
-	return ""
-}
-
-func number(s *pprof.Sample, key string) (uint32, bool) {
-	v := s.NumLabel[key]
-	if len(v) == 0 || v[0] < 0 || v[0] > math.MaxUint32 {
-		return 0, false
-	}
-	return uint32(v[0]), true
-}
-
-func (d *pprofReader) process(s *pprof.Sample) *profiler.Process {
-	pid, known := number(s, labelPID)
-	key := processKey{profiler.PID(pid), label(s, labelProcess), label(s, labelCgroup)}
-	if !known && (key.name == "" || key.name == ProcessName(nil)) {
+func (d *pprofReader) process() *profiler.Process {
+	key := processKey{profiler.PID(d.in.pid), d.in.process, d.in.cgroup}
+	if !d.in.hasPID && (key.name == "" || key.name == ProcessName(nil)) {
 		return d.program
 	}
 	if p, ok := d.processes[key]; ok {
@@ -350,49 +345,63 @@ func (d *pprofReader) process(s *pprof.Sample) *profiler.Process {
 }
 
 // stack takes the marker that the writer put at the root end off again.
-func (d *pprofReader) stack(in []*pprof.Location) *profiler.Stack {
+func (d *pprofReader) stack(ids []uint64) (*profiler.Stack, error) {
 	out := &profiler.Stack{Stop: profiler.StopRoot}
-	if len(in) > 0 {
-		if stop, ok := markerStop(in[len(in)-1]); ok {
-			out.Stop, in = stop, in[:len(in)-1]
+	if len(ids) > 0 {
+		if stop, ok := d.marker(ids[len(ids)-1]); ok {
+			out.Stop, ids = stop, ids[:len(ids)-1]
 		}
 	}
-	out.Locations = make([]*profiler.Location, len(in))
+	out.Locations = make([]*profiler.Location, len(ids))
 	user := false
-	for i, l := range in {
-		out.Locations[i] = d.location(l)
-		user = user || out.Locations[i].Frames[0].Kind != profiler.KindKernel
+	for i, id := range ids {
+		l, err := d.location(id)
+		if err != nil {
+			return nil, err
+		}
+		out.Locations[i] = l
+		user = user || l.Frames[0].Kind != profiler.KindKernel
 	}
 	// Both ends are complete and have no marker.
 	if out.Stop == profiler.StopRoot && !user {
 		out.Stop = profiler.StopNoUser
 	}
-	return out
+	return out, nil
 }
 
-// markerStop gives the reason that a marker's name stands for.
-func markerStop(l *pprof.Location) (profiler.Stop, bool) {
-	if l.Mapping != nil || l.Address != 0 || len(l.Line) != 1 {
+// marker gives the reason that a location stands for, if it is a marker.
+func (d *pprofReader) marker(id uint64) (profiler.Stop, bool) {
+	l := d.locations[id]
+	if l.mapping != 0 || l.address != 0 || len(l.lines) != 1 {
 		return 0, false
 	}
+	name := d.functions[l.lines[0].function].name
 	for s := range profiler.Stops {
-		if m := profiler.Stop(s).Marker(); m != "" && m == l.Line[0].Function.Name {
+		if m := profiler.Stop(s).Marker(); m != "" && m == name {
 			return profiler.Stop(s), true
 		}
 	}
 	return 0, false
 }
 
-func (d *pprofReader) location(in *pprof.Location) *profiler.Location {
-	if l, ok := d.locations[in]; ok {
-		return l
+func (d *pprofReader) location(id uint64) (*profiler.Location, error) {
+	if l, ok := d.made[id]; ok {
+		return l, nil
 	}
-	l := &profiler.Location{Address: in.Address}
+	in, ok := d.locations[id]
+	if !ok {
+		return nil, errReference
+	}
+	l := &profiler.Location{Address: in.address}
 	var m profiler.Module
-	if in.Mapping != nil {
-		m = profiler.Module{Path: profiler.Printable(in.Mapping.File), BuildID: profiler.Printable(in.Mapping.BuildID)}
-		if d.note == nil && in.Address >= in.Mapping.Start && in.Address < kernelStart {
-			l.Address = in.Address - in.Mapping.Start + in.Mapping.Offset
+	if in.mapping != 0 {
+		from, ok := d.mappings[in.mapping]
+		if !ok {
+			return nil, errReference
+		}
+		m = from.module
+		if d.note == nil && in.address >= from.start && in.address < kernelStart {
+			l.Address = in.address - from.start + from.offset
 		}
 	}
 	switch {
@@ -405,31 +414,29 @@ func (d *pprofReader) location(in *pprof.Location) *profiler.Location {
 		l.Module = &m
 		d.modules[m] = &m
 	}
-	l.Frames = make([]profiler.Frame, 0, max(1, len(in.Line)))
-	for i, line := range in.Line {
-		f := d.frame(l, line)
-		f.Inlined = i < len(in.Line)-1
+	l.Frames = make([]profiler.Frame, 0, max(1, len(in.lines)))
+	for i, line := range in.lines {
+		fn, ok := d.functions[line.function]
+		if !ok {
+			return nil, errReference
+		}
+		f := fn.frame(l)
+		if line.number > 0 && line.number <= math.MaxInt32 {
+			f.Line = int(line.number)
+		}
+		f.Inlined = i < len(in.lines)-1
 		l.Frames = append(l.Frames, f)
 	}
 	if len(l.Frames) == 0 {
 		l.Frames = append(l.Frames, profiler.Frame{Kind: guessKind(l, "", "")})
 	}
-	d.locations[in] = l
-	return l
+	d.made[id] = l
+	return l, nil
 }
 
-func (d *pprofReader) frame(l *profiler.Location, in pprof.Line) profiler.Frame {
-	fn := in.Function
-	f := profiler.Frame{Function: profiler.Printable(fn.Name), File: profiler.Printable(fn.Filename)}
-	if in.Line > 0 && in.Line <= math.MaxInt32 {
-		f.Line = int(in.Line)
-	}
-	if fn.SystemName != fn.Name {
-		f.Linkage = profiler.Printable(fn.SystemName)
-	}
-	if kind, ok := d.kinds[fn]; ok {
-		f.Kind = kind
-	} else {
+func (fn *wireFunction) frame(l *profiler.Location) profiler.Frame {
+	f := profiler.Frame{Function: fn.name, Linkage: fn.linkage, File: fn.file, Kind: fn.kind}
+	if !fn.kindKnown {
 		f.Kind = guessKind(l, f.Function, f.File)
 	}
 	if start, ok := nameless(l, f.Function); ok {

@@ -304,13 +304,15 @@ func TestReadPprofSaysWhatIsWrong(t *testing.T) {
 		"a cut gzip":          {written(t, Pprof{}, shop())[:200], "inflate: unexpected EOF"},
 		"64 MiB of nothing":   {bomb.Bytes(), "larger than any profile"},
 		"many small messages": {bytes.Repeat([]byte{0x32, 0}, maxPprofMessages+1), "larger than any profile"},
+		"nothing but strings": {bytes.Repeat([]byte{0x32, 0}, 9), "not a pprof profile: it does not say what its samples count"},
+		"two of one number":   {foreign(func(p *pprof.Profile) { p.Function[1].ID = 1 }), "not a pprof profile: it has two things under one number"},
 		"a heap profile": {foreign(func(p *pprof.Profile) {
 			p.SampleType = []*pprof.ValueType{{Type: "inuse_objects", Unit: "count"}, {Type: "inuse_space", Unit: "bytes"}}
 		}), "it holds no CPU time: its samples have inuse_objects in count, inuse_space in bytes"},
 		"a difference": {foreign(func(p *pprof.Profile) { p.Sample[1].Value[1] = -3 }), "the difference of two profiles"},
 		"a sample of nowhere": {foreign(func(p *pprof.Profile) {
 			p.Sample[1].Location = []*pprof.Location{{ID: 99}}
-		}), "not a pprof profile"},
+		}), "it refers to something that is not in it"},
 	} {
 		_, err := ReadPprof(bytes.NewReader(c.file))
 		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "read pprof profile: ") {
