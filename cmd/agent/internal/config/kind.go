@@ -1,0 +1,282 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// kind is how values of one Go type are written.
+type kind[T any] struct {
+	word  string // what --help and the reference call a value
+	yaml  string // the only YAML tag it may have; empty: any scalar, whose text is read
+	parse func(text string) (T, *wrong)
+	text  func(T) string
+}
+
+// Tags of YAML scalars.
+const (
+	tagText  = "!!str"
+	tagWhole = "!!int"
+	tagBool  = "!!bool"
+	tagNull  = "!!null"
+)
+
+func same(s string) string { return s }
+
+// free is text of any kind.
+func free(word string) kind[string] {
+	return kind[string]{word, tagText, func(text string) (string, *wrong) {
+		if profiler.Printable(text) != text {
+			return "", wrongly("", "it holds characters that cannot be printed")
+		}
+		return text, nil
+	}, same}
+}
+
+func file() kind[string] { return free("FILE") }
+
+func whole() kind[int] {
+	return kind[int]{"N", tagWhole, func(text string) (int, *wrong) {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return 0, wrongly("", "it takes a whole number")
+		}
+		return n, nil
+	}, strconv.Itoa}
+}
+
+func truth() kind[bool] {
+	return kind[bool]{"", tagBool, func(text string) (bool, *wrong) {
+		better := ""
+		switch strings.ToLower(text) {
+		case "true", "yes", "y", "on", "1":
+			better = "true"
+		case "false", "no", "n", "off", "0":
+			better = "false"
+		}
+		if better == "" || text != better {
+			return false, wrongly(better, "it takes true and false")
+		}
+		return text == "true", nil
+	}, strconv.FormatBool}
+}
+
+func duration() kind[time.Duration] {
+	return kind[time.Duration]{"DURATION", "", parseDuration, durationText}
+}
+
+func size() kind[Bytes] { return kind[Bytes]{"SIZE", "", parseBytes, Bytes.String} }
+
+func percent() kind[Percent] {
+	return kind[Percent]{"PERCENT", "", parsePercent, Percent.String}
+}
+
+// between is a kind whose values have bounds.
+func between[T cmp.Ordered](k kind[T], low, high T) kind[T] {
+	parse := k.parse
+	k.parse = func(text string) (T, *wrong) {
+		value, wrong := parse(text)
+		if wrong == nil && (value < low || value > high) {
+			wrong = wrongly(k.text(min(max(value, low), high)), fmt.Sprintf("it must be between %s and %s", k.text(low), k.text(high)))
+		}
+		return value, wrong
+	}
+	return k
+}
+
+// choice is one of a few words.
+func choice(words ...string) kind[string] {
+	return kind[string]{strings.Join(words, "|"), tagText, func(text string) (string, *wrong) {
+		if !slices.Contains(words, text) {
+			return "", wrongly(nearest(strings.ToLower(text), words), "it takes "+strings.Join(words, ", "))
+		}
+		return text, nil
+	}, same}
+}
+
+func level() kind[slog.Level] {
+	words := choice("debug", "info", "warn", "error")
+	return kind[slog.Level]{words.word, tagText, func(text string) (slog.Level, *wrong) {
+		if _, wrong := words.parse(text); wrong != nil {
+			return 0, wrong
+		}
+		var l slog.Level
+		_ = l.UnmarshalText([]byte(text)) // it knows the four words
+		return l, nil
+	}, func(l slog.Level) string { return strings.ToLower(l.String()) }}
+}
+
+// endpoint is where a backend is: HOST:PORT or a URL. It may not hold a
+// password, and what looks like one is not repeated.
+func endpoint() kind[string] {
+	return kind[string]{"HOST:PORT", tagText, func(text string) (string, *wrong) {
+		const rule = "it is HOST:PORT, or a URL that begins with http:// or https://"
+		switch {
+		case text == "":
+			return "", nil
+		case strings.Contains(text, "@"):
+			return "", &wrong{why: errors.New("it has a user in it: who asks is told by --otlp.basic.user and files"), hide: true}
+		case strings.Contains(text, "://"):
+			u, err := url.Parse(text)
+			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
+				return "", wrongly("", rule)
+			}
+			return text, nil
+		}
+		if _, wrong := hostPort(text, "4040"); wrong != nil {
+			wrong.why = errors.New(rule)
+			return "", wrong
+		}
+		return text, nil
+	}, same}
+}
+
+// hostPort takes HOST:PORT apart and gives the host.
+func hostPort(text, usual string) (string, *wrong) {
+	const rule = "it is HOST:PORT, the port a number up to 65535"
+	host, port, err := net.SplitHostPort(text)
+	if err != nil {
+		if !strings.ContainsAny(text, ":/ []") && text != "" {
+			return "", wrongly(text+":"+usual, rule)
+		}
+		if net.ParseIP(text) != nil {
+			return "", wrongly(net.JoinHostPort(text, usual), rule)
+		}
+		return "", wrongly("", rule)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strings.ContainsAny(host, "/ ") || n == 0 && usual != "0" {
+		return "", wrongly("", rule)
+	}
+	if host == "" && usual != "0" {
+		return "", wrongly("127.0.0.1:"+port, rule)
+	}
+	return host, nil
+}
+
+// socketLimit is the longest path of a Unix socket: sizeof(sun_path) in unix(7),
+// with a zero at its end.
+const socketLimit = 107
+
+// listener is where the agent answers: HOST:PORT, unix:PATH or nowhere.
+func listener() kind[string] {
+	return kind[string]{"HOST:PORT|unix:PATH", tagText, func(text string) (string, *wrong) {
+		path, socket := strings.CutPrefix(text, "unix:")
+		switch {
+		case text == "":
+			return "", nil
+		case socket && (!filepath.IsAbs(path) || len(path) > socketLimit):
+			return "", wrongly("unix:/run/kalypso-agent.sock", fmt.Sprintf("the path of a socket begins with / and has at most %d bytes", socketLimit))
+		case socket:
+			return text, nil
+		case filepath.IsAbs(text):
+			return "", wrongly("unix:"+text, "a socket is written unix:PATH")
+		}
+		if _, wrong := hostPort(text, "0"); wrong != nil {
+			wrong.better = ""
+			return "", wrong
+		}
+		return text, nil
+	}, same}
+}
+
+// Export is one way that profiles leave the agent.
+type Export struct {
+	Kind string // "otlp", "pprof" or "file"
+	Dir  string // of "file"
+}
+
+// String is how it is written in settings.
+func (e Export) String() string {
+	if e.Kind == "file" {
+		return "file:" + e.Dir
+	}
+	return e.Kind
+}
+
+func export() kind[Export] {
+	return kind[Export]{"otlp|pprof|file:DIR", tagText, func(text string) (Export, *wrong) {
+		dir, isFile := strings.CutPrefix(text, "file:")
+		switch {
+		case text == "otlp", text == "pprof":
+			return Export{Kind: text}, nil
+		case isFile && dir != "":
+			return Export{Kind: "file", Dir: dir}, nil
+		case filepath.IsAbs(text):
+			return Export{}, wrongly("file:"+text, "it takes otlp, pprof and file:DIR")
+		}
+		return Export{}, wrongly(nearest(text, []string{"otlp", "pprof"}), "it takes otlp, pprof and file:DIR")
+	}, Export.String}
+}
+
+// pattern is a name in which * stands for anything.
+func pattern() kind[string] {
+	return kind[string]{"PATTERN", tagText, func(text string) (string, *wrong) {
+		if text == "" {
+			return "", wrongly("*", "a pattern is a name, in which * stands for anything")
+		}
+		return free("").parse(text)
+	}, same}
+}
+
+// commLimit is what the kernel keeps of a process's name: TASK_COMM_LEN of
+// include/linux/sched.h, less the zero at its end.
+const commLimit = 15
+
+func commPattern() kind[string] {
+	k := pattern()
+	parse := k.parse
+	k.parse = func(text string) (string, *wrong) {
+		if len(text) > commLimit && !strings.Contains(text, "*") {
+			return "", wrongly(text[:commLimit], fmt.Sprintf("the kernel keeps %d bytes of a process's name, this has %d", commLimit, len(text)))
+		}
+		return parse(text)
+	}
+	return k
+}
+
+// Limits of labels. Pyroscope takes 30 names of a series, of which the agent
+// needs up to 20; and values of 2048 bytes.
+const (
+	labelsLimit     = 8
+	labelKeyLimit   = 128
+	labelValueLimit = 1024
+)
+
+// label is one attribute, written KEY=VALUE.
+func label() kind[profiler.Attribute] {
+	return kind[profiler.Attribute]{"KEY=VALUE", tagText, func(text string) (profiler.Attribute, *wrong) {
+		key, value, found := strings.Cut(text, "=")
+		switch {
+		case !found:
+			return profiler.Attribute{}, wrongly("", "a label is KEY=VALUE")
+		case key == "service.name":
+			return profiler.Attribute{}, wrongly("", "--service.name sets it")
+		case !labelKey(key):
+			return profiler.Attribute{}, wrongly("", fmt.Sprintf("a key begins with a letter, goes on with letters, digits, dots and underscores, and has at most %d", labelKeyLimit))
+		case value == "" || len(value) > labelValueLimit || profiler.Printable(value) != value:
+			return profiler.Attribute{}, wrongly("", fmt.Sprintf("a value is printable text of at most %d bytes, and not empty", labelValueLimit))
+		}
+		return profiler.Attribute{Key: key, Value: value}, nil
+	}, func(a profiler.Attribute) string { return a.Key + "=" + a.Value }}
+}
+
+func labelKey(key string) bool {
+	for i, r := range key {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		if !letter && (i == 0 || !(r >= '0' && r <= '9' || r == '.' || r == '_')) {
+			return false
+		}
+	}
+	return key != "" && len(key) <= labelKeyLimit
+}
