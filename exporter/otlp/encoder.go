@@ -53,11 +53,16 @@ type plan struct {
 	charge  int // of the last batch
 	dropped uint64
 
-	// The piece in which a location, function, string was charged last.
+	// The current piece, by its number, and the last piece in which a location,
+	// function, string was charged.
 	pieces    int32
 	locations []int32
 	functions []int32
 	strings   []int32
+	// Of the current piece as pprof: how many locations and mappings it has, and
+	// the number of each location.
+	locationCount, mappingCount int
+	locationNumbers             []int32
 }
 
 // batch becomes a request.
@@ -86,7 +91,7 @@ func (p *plan) profile(profile *profiler.Profile) {
 	}
 	labels := limits.Labels(profile.Workload)
 	base := profileCharge + labelsCharge(labels)
-	perSample := valueCharge + labelCharge*len(labels)
+	perSample := sampleCharge + labelCharge*len(labels)
 	var current *piece
 	for _, s := range samples {
 		charge := 0
@@ -98,6 +103,7 @@ func (p *plan) profile(profile *profiler.Profile) {
 		}
 		if current == nil {
 			p.pieces++
+			p.locationCount, p.mappingCount = 0, 0
 			charge = base + perSample + p.stackCharge(s.stack)
 			if charge > p.config.PushBytes {
 				p.dropped += s.count
@@ -146,26 +152,35 @@ func (p *plan) samples(profile *profiler.Profile) []sample {
 func (p *plan) stackCharge(i int32) int {
 	t := p.table
 	p.locations = grow(p.locations, len(t.locations))
+	p.locationNumbers = grow(p.locationNumbers, len(t.locations))
 	p.functions = grow(p.functions, len(t.functions))
 	p.strings = grow(p.strings, len(t.strings))
 	s := &t.stacks[i]
-	n := s.charge
+	p.mappingCount += s.modules
+	n := s.modules * (mappingCharge + uvarintBytes(uint64(p.mappingCount)))
 	for _, l := range s.locations {
-		if p.locations[l] == p.pieces {
+		if p.locations[l] != p.pieces {
+			p.locations[l] = p.pieces
+			p.locationCount++
+			p.locationNumbers[l] = int32(p.locationCount)
+			n += p.locationCharge(&t.locations[l])
+		}
+		n += uvarintBytes(uint64(p.locationNumbers[l]))
+	}
+	return n
+}
+
+// locationCharge is what a location adds that the current piece has not yet.
+func (p *plan) locationCharge(l *location) int {
+	m := p.table.mappings[l.mapping]
+	n := l.charge + p.stringCharge(m.file) + p.stringCharge(m.buildID)
+	for _, line := range l.lines {
+		if p.functions[line.function] == p.pieces {
 			continue
 		}
-		p.locations[l] = p.pieces
-		location := &t.locations[l]
-		m := t.mappings[location.mapping]
-		n += location.charge + p.stringCharge(m.file) + p.stringCharge(m.buildID)
-		for _, line := range location.lines {
-			if p.functions[line.function] == p.pieces {
-				continue
-			}
-			p.functions[line.function] = p.pieces
-			f := t.functions[line.function]
-			n += functionCharge + p.stringCharge(f.name) + p.stringCharge(f.file)
-		}
+		p.functions[line.function] = p.pieces
+		f := p.table.functions[line.function]
+		n += functionCharge + p.stringCharge(f.name) + p.stringCharge(f.file)
 	}
 	return n
 }

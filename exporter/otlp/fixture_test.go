@@ -88,7 +88,7 @@ func shopStacks() map[string]map[string]int64 {
 			"main main.cc:12;checkout::handle(Request const&) handle.cc:40;do_syscall_64;copy_user_generic":                     300 * ms,
 			"[unwind: no information];checkout::handle(Request const&) handle.cc:40;libfoo.so.1+0x2300":                         50 * ms,
 			`main main.cc:12;evil\x00\xff\x1b[31m\u202ename a\xffb.c:1`:                                                         40 * ms,
-			"[unwind: registers not readable]":                                                                                  10 * ms,
+			"[unwind: registers not readable]": 10 * ms,
 		},
 		"cart": {
 			"main.main /src/cart/main.go:20;main.walk /src/cart/walk.go:8 *499;[truncated];main.walk /src/cart/walk.go:8 *498;main.visit /src/cart/walk.go:15": 3 * perCart,

@@ -94,7 +94,6 @@ type dictionary struct {
 
 	strings, functions, mappings, locations, stacks []int32 // index here by index in table
 
-	texts      map[string]int32 // strings that are not in the table
 	attributes map[profiler.Attribute]int32
 }
 
@@ -113,7 +112,6 @@ func newDictionary(t *table, out pprofile.ProfilesDictionary) *dictionary {
 		mappings:   make([]int32, len(t.mappings)),
 		locations:  make([]int32, len(t.locations)),
 		stacks:     make([]int32, len(t.stacks)),
-		texts:      map[string]int32{},
 		attributes: map[profiler.Attribute]int32{},
 	}
 }
@@ -213,24 +211,19 @@ func (d *dictionary) attribute(key, value string) int32 {
 	return i
 }
 
+// string gives the index of a string of the table.
 func (d *dictionary) string(i int32) int32 {
 	if i == 0 || d.strings[i] != 0 {
 		return d.strings[i]
 	}
-	d.strings[i] = d.text(d.table.strings[i])
+	d.out.StringTable().Append(d.table.strings[i])
+	d.strings[i] = int32(d.out.StringTable().Len() - 1)
 	return d.strings[i]
 }
 
-// text gives the index of a string.
+// text gives the index of a string that the table may not have yet.
 func (d *dictionary) text(s string) int32 {
-	if s == "" {
-		return 0
-	}
-	if i, ok := d.texts[s]; ok {
-		return i
-	}
-	d.out.StringTable().Append(s)
-	i := int32(d.out.StringTable().Len() - 1)
-	d.texts[s] = i
-	return i
+	i := d.table.string(s)
+	d.strings = grow(d.strings, len(d.table.strings))
+	return d.string(i)
 }

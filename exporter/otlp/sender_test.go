@@ -92,7 +92,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			eachProtocol(t, func(t *testing.T, p Protocol) {
 				r := otlptest.Start(t, otlptest.Options{Mode: test.mode, Delay: 100 * time.Millisecond, RetryAfter: 7 * time.Second})
-				s := sender(t, p, transport.Config{Endpoint: r.Endpoint(), Insecure: true, Timeout: 500 * time.Millisecond})
+				s := sender(t, p, transport.Config{Endpoint: r.Endpoint(), Insecure: true, Timeout: map[bool]time.Duration{false: time.Minute, true: 300 * time.Millisecond}[test.mode == otlptest.Stall]})
 				receipt, err := s.Send(t.Context(), small(t))
 				if got := outcome(err); got != test.want {
 					t.Errorf("%s, want %s: %v", got, test.want, err)
@@ -122,7 +122,7 @@ func TestAnswers(t *testing.T) {
 func TestSenderComesBackByItself(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, p Protocol) {
 		r := otlptest.Start(t, otlptest.Options{TLS: true, Expired: true, Away: true})
-		s := sender(t, p, transport.Config{Endpoint: r.Endpoint(), CAFile: r.CAFile(), Timeout: 2 * time.Second})
+		s := sender(t, p, transport.Config{Endpoint: r.Endpoint(), CAFile: r.CAFile()})
 		for _, step := range []struct {
 			name string
 			do   func()
@@ -177,7 +177,7 @@ func TestErrorTextsDoNotChange(t *testing.T) {
 
 func TestNameThatDoesNotResolve(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, p Protocol) {
-		s := sender(t, p, transport.Config{Endpoint: "backend.invalid:4040", Insecure: true, Timeout: 3 * time.Second})
+		s := sender(t, p, transport.Config{Endpoint: "backend.invalid:4040", Insecure: true})
 		_, err := s.Send(t.Context(), small(t))
 		if outcome(err) != "again" || !strings.Contains(err.Error(), "cannot send to backend.invalid:4040: ") {
 			t.Errorf("got %v, want one to be tried again that names the backend", err)

@@ -2,6 +2,7 @@ package otlp
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/kalypso-dev/kalypso/exporter/pyroscope/limits"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -27,6 +28,7 @@ type table struct {
 	key     []byte
 	scratch []*profiler.Location
 	indices []int32
+	seen    []int32
 }
 
 type function struct{ name, file int32 }
@@ -48,7 +50,7 @@ type location struct {
 
 type stack struct {
 	locations []int32 // leaf first
-	charge    int     // bytes of a sample as pprof, without its value and labels
+	modules   int     // different ones in them
 }
 
 func newTable() *table {
@@ -87,11 +89,20 @@ func (t *table) stack(s *profiler.Stack) int32 {
 		return i
 	}
 	i := int32(len(t.stacks))
-	out := stack{locations: append([]int32(nil), t.indices...)}
-	out.charge = t.stackCharge(out.locations)
-	t.stacks = append(t.stacks, out)
+	t.stacks = append(t.stacks, stack{append([]int32(nil), t.indices...), t.modules(t.indices)})
 	t.stackOf[string(t.key)] = i
 	return i
+}
+
+// modules counts the different modules in a stack.
+func (t *table) modules(locations []int32) int {
+	t.seen = t.seen[:0]
+	for _, l := range locations {
+		if m := t.locations[l].mapping; !slices.Contains(t.seen, m) {
+			t.seen = append(t.seen, m)
+		}
+	}
+	return len(t.seen)
 }
 
 // location gives the index of a location. The address is sent only where there

@@ -3,7 +3,6 @@ package transport
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -82,14 +81,18 @@ type explained struct {
 func (e *explained) Error() string { return e.text }
 func (e *explained) Unwrap() error { return e.err }
 
-// lineLimit bounds what is repeated of a stranger's words.
-const lineLimit = 300
+// What is repeated of a stranger's words: the beginning, and more of the end,
+// where Pyroscope has its reason after all labels of the profile.
+const (
+	lineHead = 150
+	lineTail = 350
+)
 
 // Line is a backend's answer as one printable line of bounded length.
 func Line(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > lineLimit {
-		s = strings.ToValidUTF8(s[:lineLimit], "") + "…"
+	if len(s) > lineHead+lineTail {
+		s = strings.ToValidUTF8(s[:lineHead], "") + " … " + strings.ToValidUTF8(s[len(s)-lineTail:], "")
 	}
 	return profiler.Printable(s)
 }
@@ -97,9 +100,4 @@ func Line(s string) string {
 // Answered is the error of a backend that was reached and said no.
 func Answered(address, why, fix string) error {
 	return &profiler.Fault{What: address + " does not take the profiles", Why: errors.New(why), Fix: fix}
-}
-
-// Answeredf is Answered with what the backend said.
-func Answeredf(address, fix, format string, args ...any) error {
-	return Answered(address, fmt.Sprintf(format, args...), fix)
 }

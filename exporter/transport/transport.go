@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,7 +92,7 @@ func (c *Config) endpoint() (endpoint, error) {
 		e.address = net.JoinHostPort(u.Hostname(), port)
 	}
 	host, port, err := net.SplitHostPort(e.address)
-	if err != nil || host == "" || port == "" || strings.ContainsAny(host, "/@ ") {
+	if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || n == 0 || host == "" || strings.ContainsAny(host, "/@ ") {
 		return e, errors.New("it is neither HOST:PORT nor a URL")
 	}
 	e.host = host

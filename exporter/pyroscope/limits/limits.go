@@ -70,7 +70,7 @@ func Locations(dst []*profiler.Location, s *profiler.Stack) []*profiler.Location
 	if s == nil {
 		return append(dst, markers.unknown)
 	}
-	root := markers.stops[min(int(s.Stop), profiler.Stops-1)]
+	root := markers.stops[min(int(s.Stop), profiler.Stops)]
 	room := Depth
 	if root != nil {
 		room--
@@ -96,7 +96,7 @@ func Locations(dst []*profiler.Location, s *profiler.Stack) []*profiler.Location
 var markers = newMarkers()
 
 type markerLocations struct {
-	stops   [profiler.Stops]*profiler.Location // nil: the stack is complete
+	stops   [profiler.Stops + 1]*profiler.Location // nil: the stack is complete; the last is for reasons unknown here
 	unknown *profiler.Location
 }
 
