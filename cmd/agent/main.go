@@ -136,6 +136,7 @@ func newRootCommand() *cobra.Command {
 		newRecordCommand(),
 		newDumpCommand(),
 		newDoctorCommand(),
+		newConfigCommand(),
 		newUnwindCommand(),
 		newVersionCommand(),
 		newHoldCommand(),
