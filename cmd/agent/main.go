@@ -134,6 +134,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		newRecordCommand(),
+		newRunCommand(),
 		newDumpCommand(),
 		newDoctorCommand(),
 		newConfigCommand(),

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,13 @@ import (
 // runtimes is the list of languages, asked in order; native takes what is left.
 func runtimes() []lang.Runtime {
 	return []lang.Runtime{golang.Runtime{}, native.Runtime{}}
+}
+
+// runtimesWithBudget is the same list with a switch that turns lines and
+// inlined calls off while memory is short.
+func runtimesWithBudget() (list []lang.Runtime, setDebugInfo func(on bool)) {
+	off := &atomic.Bool{}
+	return []lang.Runtime{golang.Runtime{}, native.Runtime{SymbolsOnly: off}}, func(on bool) { off.Store(!on) }
 }
 
 func openPerfMap(pid profiler.PID, root string) (pipeline.PerfMap, error) {

@@ -17,14 +17,14 @@ type cpuBudget struct {
 
 // Figures of the control loop, in seconds unless they say otherwise.
 const (
-	settleSeconds = 2   // after a change, before the cost is believed
+	settleSeconds = 3   // after a change, before the cost is believed: reading symbols costs for a moment
 	raiseSeconds  = 5   // a cost that low for this long lets the rate rise
 	saveSeconds   = 10  // of the limit: what can be saved for a burst
 	oweSeconds    = 30  // of the limit: what is paid back; starting the agent takes less
-	payBack       = 0.7 // of the limit is spent while something is owed
-	raiseTo       = 0.9 // of the limit may be expected from a higher rate
+	payBack       = 0.7 // of the limit may be spent while something is owed
+	raiseTo       = 0.9 // of the limit may be expected of a higher rate
+	maxFall       = 4   // times lower at once
 	maxRise       = 2   // times higher at once
-	alarm         = 4.0 // times the limit: act without waiting
 )
 
 // rates are the steps, primes some 0.7 apart: none marches in step with a timer.
@@ -53,16 +53,15 @@ func (b *cpuBudget) observe(share float64) int {
 	}
 	b.seconds++
 	b.average += (share - b.average) / float64(min(b.seconds, raiseSeconds))
-	allowed := b.limit
+	allowed := raiseTo * b.limit
 	if b.bank < 0 {
-		allowed *= payBack
+		allowed = payBack * b.limit
 	}
 	switch {
-	case b.seconds < settleSeconds && share < alarm*b.limit:
-	case b.average > allowed && (b.bank < 0 || b.average > 2*b.limit):
+	case b.seconds >= settleSeconds && b.bank < 0 && b.average > allowed:
 		return b.change(b.lower(allowed / b.average))
-	case b.seconds >= raiseSeconds && b.rate < b.base && b.bank >= 0:
-		return b.change(b.higher(raiseTo * b.limit / b.average))
+	case b.seconds >= raiseSeconds && b.rate < b.base:
+		return b.change(b.higher(allowed / b.average))
 	}
 	return b.rate
 }
@@ -77,7 +76,7 @@ func (b *cpuBudget) change(rate int) int {
 // lower is a rate that costs by times as much, if samples are all that costs:
 // at least one step down.
 func (b *cpuBudget) lower(by float64) int {
-	want := float64(b.rate) * by
+	want := float64(b.rate) * max(by, 1.0/maxFall)
 	best := rates[0]
 	for _, r := range rates {
 		if r < b.rate && float64(r) <= max(want, float64(rates[0])) {

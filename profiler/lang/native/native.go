@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/cfi"
@@ -35,6 +36,9 @@ type Runtime struct {
 	// DWARF bounds the memory that the debug information of one file takes.
 	// Zero fields: 4 MiB of parsed parts, 32 MiB of inflated sections.
 	DWARF dwarf.Options
+	// SymbolsOnly, where set and true, is for times when memory is short: no
+	// DWARF is read, so that there are no lines and no inlined calls.
+	SymbolsOnly *atomic.Bool
 }
 
 var _ lang.Runtime = Runtime{}
@@ -45,7 +49,7 @@ func (Runtime) Name() string { return "native" }
 // Recognise takes any file with code. The program reads f, and looks for its
 // debug files in root, for as long as it is used.
 func (r Runtime) Recognise(f *elffile.File, root string) (lang.Program, error) {
-	p := &Program{file: f, root: root, options: r.DWARF}
+	p := &Program{file: f, root: root, options: r.DWARF, symbolsOnly: r.SymbolsOnly}
 	if p.options.Budget == 0 {
 		p.options.Budget = 4 << 20
 	}
@@ -70,6 +74,8 @@ type Program struct {
 	options dwarf.Options
 	ranges  []lang.Range
 
+	symbolsOnly *atomic.Bool
+
 	indexing sync.Mutex
 	indexed  bool
 	index    *cfi.Index    // nil: not for this machine
@@ -79,6 +85,7 @@ type Program struct {
 	naming sync.Mutex
 	users  int
 	looked bool          // for debug files
+	lean   bool          // without DWARF
 	debug  *elffile.File // separate debug file, or nil
 	alt    *elffile.File // what dwz took out of it, or nil
 	data   *dwarf.Data   // nil: none
@@ -231,11 +238,15 @@ func (p *Program) release() error {
 // look finds the DWARF of the file, once. What cannot be read is as if it were
 // not there: symbols are left.
 func (p *Program) look() {
-	if p.looked {
+	lean := p.symbolsOnly != nil && p.symbolsOnly.Load()
+	if p.looked && p.lean == lean {
 		return
 	}
-	p.looked = true
-	if hasInfo(p.file) && p.open(p.file) {
+	if p.looked {
+		_ = p.release() // read-only files
+	}
+	p.looked, p.lean = true, lean
+	if !lean && hasInfo(p.file) && p.open(p.file) {
 		return
 	}
 	d, err := p.file.OpenDebug(p.root)
@@ -243,7 +254,7 @@ func (p *Program) look() {
 		return
 	}
 	p.debug = d
-	if hasInfo(d) {
+	if !lean && hasInfo(d) {
 		p.open(d)
 	}
 }

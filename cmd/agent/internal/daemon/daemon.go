@@ -1,0 +1,226 @@
+// Package daemon is "kalypso-agent run": it joins the sampling service, the
+// exporters with their spools, the history, the local API and the agent's own
+// telemetry, starts them in order and ends them so that nothing is lost. It
+// decides nothing about any of them: settings come from package config.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/lang"
+	"github.com/kalypso-dev/kalypso/profiler/pipeline"
+	"github.com/kalypso-dev/kalypso/profiler/telemetry"
+)
+
+// Config is what a daemon needs beside its settings.
+type Config struct {
+	Settings    *config.Config
+	Runtimes    []lang.Runtime
+	OpenPerfMap func(pid profiler.PID, root string) (pipeline.PerfMap, error)
+	// SetDebugInfo is told whether there is memory for lines and inlined calls.
+	SetDebugInfo func(on bool)
+	// Reload reads the settings anew; Hangup says when that is wanted.
+	Reload  func() (*config.Config, error)
+	Hangup  <-chan os.Signal
+	Version string
+	Log     io.Writer
+}
+
+// flush is how long the end of the agent may take: Kubernetes kills after 30 s,
+// and what is not sent by then waits in the spool.
+const flush = 10 * time.Second
+
+type daemon struct {
+	Config
+	level     slog.LevelVar
+	log       *telemetry.Log
+	health    *telemetry.Health
+	service   *pipeline.Service
+	telemetry *telemetry.Telemetry
+	outlets   []*outlet
+
+	mu       sync.Mutex
+	settings *config.Config
+	began    time.Time // sampling; zero: not yet
+
+	// Of the goroutine that delivers.
+	pending []*profiler.Profile // of the open window
+}
+
+// Run runs the agent until ctx ends.
+func Run(ctx context.Context, cfg Config) (err error) {
+	d := &daemon{Config: cfg, settings: cfg.Settings, health: telemetry.NewHealth()}
+	d.level.Set(cfg.Settings.Log.Level)
+	d.log = telemetry.NewLogger(cfg.Log, &d.level, telemetry.Format(cfg.Settings.Log.Format))
+	defer d.log.Close()
+	if err := d.open(ctx); err != nil {
+		return errors.Join(err, d.close())
+	}
+	defer func() { err = errors.Join(err, d.close()) }()
+	return d.run(ctx)
+}
+
+// open makes everything, and starts nothing.
+func (d *daemon) open(ctx context.Context) error {
+	s := d.settings
+	for _, e := range s.Export {
+		o, err := d.newOutlet(e)
+		if err != nil {
+			return err
+		}
+		d.outlets = append(d.outlets, o)
+	}
+	var err error
+	d.service, err = pipeline.NewService(pipeline.ServiceConfig{
+		Settings: pipelineSettings(s), Runtimes: d.Runtimes, OpenPerfMap: d.OpenPerfMap, Kernel: s.Kernel,
+		Window: s.Window, MemoryBudget: int64(s.Memory.Budget), SetDebugInfo: d.SetDebugInfo,
+		Deliver: d.deliver, Log: d.log.Logger, Health: d.health,
+	})
+	if err != nil {
+		return err
+	}
+	own := pipeline.NewMetrics(d.service)
+	host, _ := os.Hostname()
+	d.telemetry, err = telemetry.New(ctx, telemetry.Config{
+		Version: d.Version, Host: host, Snapshot: own.Snapshot, Log: d.log, Health: d.health,
+	}, Metrics(own, d.outlets))
+	return err
+}
+
+// run starts everything and waits for the end.
+func (d *daemon) run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	aux, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	for _, o := range d.outlets {
+		all.Go(func() { o.spool.Run(aux) })
+	}
+	all.Go(func() { d.begin(aux) })
+	all.Go(func() { d.reload(aux) })
+	return d.service.Run(ctx)
+}
+
+// begin does what is due once sampling has begun.
+func (d *daemon) begin(ctx context.Context) {
+	select {
+	case <-d.service.Ready():
+	case <-ctx.Done():
+		return
+	}
+	d.mu.Lock()
+	d.began = time.Now()
+	d.mu.Unlock()
+	if err := dropPrivileges(); err != nil {
+		d.log.Warn("privileges are not given up", "reason", err)
+	}
+}
+
+// close ends what open made: profiles that wait are sent, or stay in the spool.
+func (d *daemon) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), flush)
+	defer cancel()
+	var errs []error
+	for _, o := range d.outlets {
+		errs = append(errs, o.close(ctx))
+	}
+	if d.telemetry != nil {
+		if err := d.telemetry.Close(ctx); err != nil {
+			d.log.Warn("metrics", "reason", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// deliver takes a segment; at the end of a window everything goes out at once.
+func (d *daemon) deliver(seg pipeline.Segment) {
+	d.pending = append(d.pending, seg.Profiles...)
+	if !seg.Last {
+		return
+	}
+	for _, o := range d.outlets {
+		o.put(d.pending)
+	}
+	d.pending = nil
+}
+
+// pipelineSettings are those that the service can change while it runs.
+func pipelineSettings(s *config.Config) pipeline.Settings {
+	budget := float64(s.CPU.Budget) / 100
+	if budget >= 1 {
+		budget = 0 // all of the node is no limit
+	}
+	return pipeline.Settings{
+		Frequency: s.Frequency, CPUBudget: budget, ServiceName: s.Service.Name, Labels: s.Labels,
+		Keep: func(w *profiler.Workload, p *profiler.Process) bool {
+			return s.Wants(w.Attribute("service.name"), p.Comm, p.Cgroup)
+		},
+	}
+}
+
+// reload takes in settings that can change while the agent runs.
+func (d *daemon) reload(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.Hangup:
+		}
+		if err := d.apply(ctx); err != nil {
+			d.log.Error("settings are not reloaded; what was in force stays so", "reason", err)
+		}
+	}
+}
+
+func (d *daemon) apply(ctx context.Context) error {
+	fresh, err := d.Reload()
+	if err != nil {
+		return err
+	}
+	changes := config.Changes(d.settings, fresh)
+	for _, c := range changes {
+		if c.Restart {
+			d.log.Warn("a setting holds after a restart only", "setting", c.Name, "now", c.Old, "then", c.New, "from", c.Origin.String())
+		} else {
+			d.log.Info("a setting changed", "setting", c.Name, "from", c.Old, "to", c.New, "origin", c.Origin.String())
+		}
+	}
+	next := config.Running(d.settings, fresh)
+	if err := d.service.Apply(ctx, pipelineSettings(next)); err != nil {
+		return err
+	}
+	d.level.Set(next.Log.Level)
+	d.mu.Lock()
+	d.settings = next
+	d.mu.Unlock()
+	d.log.Info("settings are reloaded", "changes", len(changes))
+	return nil
+}
+
+// readiness is what /readyz tells.
+func (d *daemon) readiness() telemetry.Readiness {
+	d.mu.Lock()
+	r := telemetry.Readiness{Attached: !d.began.IsZero(), Sampling: d.began}
+	d.mu.Unlock()
+	for _, o := range d.outlets {
+		r.Backends = append(r.Backends, o.backend())
+	}
+	return r
+}
+
+// spoolDir is the folder of one outlet's spool; empty: none.
+func spoolDir(s *config.Config, kind string) string {
+	if s.Spool.Dir == "" {
+		return ""
+	}
+	return filepath.Join(s.Spool.Dir, kind)
+}
