@@ -57,9 +57,9 @@ type counted struct {
 // Processes at depth 0, into Threads when it is negative (as -1-index), else
 // into Frames.
 type documentTree struct {
-	Depth []int    `json:"depth"`
-	What  []int    `json:"what"`
-	Line  []int    `json:"line"`
+	Depth []int32  `json:"depth"`
+	What  []int32  `json:"what"`
+	Line  []int32  `json:"line"`
 	Self  []uint64 `json:"self"`
 }
 
@@ -76,13 +76,14 @@ type builder struct {
 	processes map[*profiler.Process]*node
 	threads   map[string]int
 	roots     []*node
+	nodes     int
 }
 
 type node struct {
-	what, line  int
+	what, line  int32
 	self, total uint64
 	children    []*node
-	index       map[[2]int]*node
+	index       map[[2]int32]*node // of children, where there are many
 }
 
 func newDocument(p *profiler.Profile, links []Link) *document {
@@ -95,7 +96,6 @@ func newDocument(p *profiler.Profile, links []Link) *document {
 			},
 			// The page reads all tables without asking whether they are there.
 			Modules: []int{}, Functions: []int{}, Frames: []int{}, Processes: []int{}, Threads: []int{},
-			Nodes: documentTree{Depth: []int{}, What: []int{}, Line: []int{}, Self: []uint64{}},
 		},
 		strings:   make(map[string]int),
 		modules:   make(map[profiler.Module]int),
@@ -115,6 +115,9 @@ func newDocument(p *profiler.Profile, links []Link) *document {
 	}
 	b.quality(p)
 	sortNodes(b.roots)
+	b.doc.Nodes = documentTree{
+		Depth: make([]int32, 0, b.nodes), What: make([]int32, 0, b.nodes), Line: make([]int32, 0, b.nodes), Self: make([]uint64, 0, b.nodes),
+	}
 	for _, n := range b.roots {
 		b.emit(n, 0)
 	}
@@ -125,41 +128,62 @@ func (b *builder) sample(s *profiler.Sample) {
 	n := b.process(s.Process)
 	n.total += s.Count
 	if s.TID != 0 || s.Thread != "" {
-		n = n.child(-1-b.thread(s), 0, s.Count)
+		n = b.child(n, -1-b.thread(s), 0, s.Count)
 	}
 	if s.Stack != nil {
 		if m := s.Stack.Stop.Marker(); m != "" {
-			n = n.child(b.frame(b.function(m, -1, kindMarker), "", false), 0, s.Count)
+			n = b.child(n, b.frame(b.function(m, -1, kindMarker), "", false), 0, s.Count)
 		}
 		for i := len(s.Stack.Locations) - 1; i >= 0; i-- {
 			for _, f := range b.location(s.Stack.Locations[i]) {
-				n = n.child(f[0], f[1], s.Count)
+				n = b.child(n, f[0], f[1], s.Count)
 			}
 		}
 	}
 	n.self += s.Count
 }
 
-func (n *node) child(what, line int, count uint64) *node {
-	k := [2]int{what, line}
-	c, ok := n.index[k]
-	if !ok {
-		c = &node{what: what, line: line}
-		if n.index == nil {
-			n.index = make(map[[2]int]*node, 1)
-		}
-		n.index[k] = c
+// manyChildren is from where on a map finds a child faster. Most nodes have one
+// child, and a map for each of them was half of the memory of a page.
+const manyChildren = 16
+
+func (b *builder) child(n *node, what, line int, count uint64) *node {
+	c := n.find(int32(what), int32(line))
+	if c == nil {
+		c = &node{what: int32(what), line: int32(line)}
+		b.nodes++
 		n.children = append(n.children, c)
+		if len(n.children) == manyChildren {
+			n.index = make(map[[2]int32]*node, 2*manyChildren)
+			for _, c := range n.children {
+				n.index[[2]int32{c.what, c.line}] = c
+			}
+		} else if n.index != nil {
+			n.index[[2]int32{c.what, c.line}] = c
+		}
 	}
 	c.total += count
 	return c
+}
+
+func (n *node) find(what, line int32) *node {
+	if n.index != nil {
+		return n.index[[2]int32{what, line}]
+	}
+	for _, c := range n.children {
+		if c.what == what && c.line == line {
+			return c
+		}
+	}
+	return nil
 }
 
 func (b *builder) process(p *profiler.Process) *node {
 	if n, ok := b.processes[p]; ok {
 		return n
 	}
-	n := &node{what: len(b.doc.Processes) / 4}
+	n := &node{what: int32(len(b.doc.Processes) / 4)}
+	b.nodes++
 	var pid int
 	comm, exe, cgroup := "[unknown]", "", ""
 	if p != nil {
@@ -261,7 +285,7 @@ func (b *builder) frame(function int, file string, inlined bool) int {
 
 func (b *builder) emit(n *node, depth int) {
 	t := &b.doc.Nodes
-	t.Depth = append(t.Depth, depth)
+	t.Depth = append(t.Depth, int32(depth))
 	t.What = append(t.What, n.what)
 	t.Line = append(t.Line, n.line)
 	t.Self = append(t.Self, n.self)

@@ -2,7 +2,7 @@ package format
 
 import (
 	"cmp"
-	"encoding/binary"
+	"hash/maphash"
 	"math"
 	"slices"
 	"strings"
@@ -39,28 +39,23 @@ func Merge(profiles ...*profiler.Profile) *profiler.Profile {
 // them have to be in memory. The zero Merger is empty.
 type Merger struct {
 	modules   map[profiler.Module]*profiler.Module
-	locations map[locationKey][]*internedLocation
-	stacks    map[string]*profiler.Stack
+	locations map[locationKey][]*profiler.Location
+	stacks    map[uint64][]*profiler.Stack // by a hash of their locations
 	processes map[profiler.Process]*profiler.Process
 	sums      []*sum
 	byKey     map[string]*sum
-	count     uint32 // of locations
+	seed      maphash.Seed
 
 	// Of the profile that is being added: what its pointers became.
-	seenLocations map[*profiler.Location]*internedLocation
+	seenLocations map[*profiler.Location]*profiler.Location
 	seenStacks    map[*profiler.Stack]*profiler.Stack
 	seenProcesses map[*profiler.Process]*profiler.Process
-	key           []byte
+	walk          []*profiler.Location
 }
 
 type locationKey struct {
 	module  *profiler.Module
 	address uint64
-}
-
-type internedLocation struct {
-	*profiler.Location
-	id uint32
 }
 
 // sum is what was added up of one workload.
@@ -110,8 +105,9 @@ func workloadKey(w *profiler.Workload) string {
 func (m *Merger) add(key string, p *profiler.Profile) {
 	if m.byKey == nil {
 		m.modules = make(map[profiler.Module]*profiler.Module)
-		m.locations = make(map[locationKey][]*internedLocation)
-		m.stacks = make(map[string]*profiler.Stack)
+		m.locations = make(map[locationKey][]*profiler.Location)
+		m.stacks = make(map[uint64][]*profiler.Stack)
+		m.seed = maphash.MakeSeed()
 		m.processes = make(map[profiler.Process]*profiler.Process)
 		m.byKey = make(map[string]*sum)
 	}
@@ -125,7 +121,7 @@ func (m *Merger) add(key string, p *profiler.Profile) {
 		m.sums = append(m.sums, s)
 	}
 	s.describe(p)
-	m.seenLocations = make(map[*profiler.Location]*internedLocation)
+	m.seenLocations = make(map[*profiler.Location]*profiler.Location)
 	m.seenStacks = make(map[*profiler.Stack]*profiler.Stack)
 	m.seenProcesses = make(map[*profiler.Process]*profiler.Process)
 	period := 1 / float64(max(p.Frequency, 1))
@@ -208,23 +204,29 @@ func (m *Merger) stack(s *profiler.Stack) *profiler.Stack {
 	if out, ok := m.seenStacks[s]; ok {
 		return out
 	}
-	m.key = append(m.key[:0], byte(s.Stop))
+	m.walk = m.walk[:0]
+	hash := uint64(s.Stop)
 	for _, l := range s.Locations {
-		m.key = binary.LittleEndian.AppendUint32(m.key, m.location(l).id)
+		l = m.location(l)
+		m.walk = append(m.walk, l)
+		hash = hash*31 + maphash.Comparable(m.seed, l)
 	}
-	out, ok := m.stacks[string(m.key)]
-	if !ok {
-		out = &profiler.Stack{Stop: s.Stop, Locations: make([]*profiler.Location, len(s.Locations))}
-		for i, l := range s.Locations {
-			out.Locations[i] = m.location(l).Location
+	var out *profiler.Stack
+	for _, have := range m.stacks[hash] {
+		if have.Stop == s.Stop && slices.Equal(have.Locations, m.walk) {
+			out = have
+			break
 		}
-		m.stacks[string(m.key)] = out
+	}
+	if out == nil {
+		out = &profiler.Stack{Stop: s.Stop, Locations: slices.Clone(m.walk)}
+		m.stacks[hash] = append(m.stacks[hash], out)
 	}
 	m.seenStacks[s] = out
 	return out
 }
 
-func (m *Merger) location(l *profiler.Location) *internedLocation {
+func (m *Merger) location(l *profiler.Location) *profiler.Location {
 	if out, ok := m.seenLocations[l]; ok {
 		return out
 	}
@@ -235,7 +237,7 @@ func (m *Merger) location(l *profiler.Location) *internedLocation {
 			m.modules[*l.Module] = l.Module
 		}
 	}
-	var out *internedLocation
+	var out *profiler.Location
 	for _, have := range m.locations[key] {
 		if slices.Equal(have.Frames, l.Frames) {
 			out = have
@@ -243,8 +245,7 @@ func (m *Merger) location(l *profiler.Location) *internedLocation {
 		}
 	}
 	if out == nil {
-		m.count++
-		out = &internedLocation{&profiler.Location{Module: key.module, Address: l.Address, Frames: l.Frames}, m.count}
+		out = &profiler.Location{Module: key.module, Address: l.Address, Frames: l.Frames}
 		m.locations[key] = append(m.locations[key], out)
 	}
 	m.seenLocations[l] = out
