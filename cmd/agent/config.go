@@ -1,14 +1,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
-	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 func newConfigCommand() *cobra.Command {
@@ -51,7 +49,7 @@ code 2. Secrets are in files, and only the files' names are printed.`,
 			}
 			c, err := config.Read(cmd.Flags(), os.Environ())
 			if err != nil {
-				return settingsError(err)
+				return usageError{err}
 			}
 			if output == "json" {
 				err = c.WriteJSON(cmd.OutOrStdout())
@@ -61,7 +59,10 @@ code 2. Secrets are in files, and only the files' names are printed.`,
 			if err != nil {
 				return fmt.Errorf("print the settings: %w", err)
 			}
-			return settingsError(c.Validate())
+			if err := c.Validate(); err != nil {
+				return usageError{err}
+			}
+			return nil
 		},
 	}
 	f := cmd.Flags()
@@ -69,13 +70,4 @@ code 2. Secrets are in files, and only the files' names are printed.`,
 	f.StringVarP(&output, "output", "o", "yaml", "yaml or json")
 	config.Flags(f)
 	return cmd
-}
-
-// settingsError makes what is wrong with settings exit code 2.
-func settingsError(err error) error {
-	var fault *profiler.Fault
-	if errors.As(err, &fault) {
-		return usageError{err}
-	}
-	return err
 }

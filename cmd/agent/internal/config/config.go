@@ -84,7 +84,7 @@ type Filter struct {
 
 // Service names what has no name of its own.
 type Service struct {
-	Name string // service.name of processes in no unit and no container; empty: the agent's choice
+	Name string // service.name of processes in no unit and no container; empty: the program's name
 }
 
 // Spool bounds what waits for the backend.

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/pipeline"
 )
 
 // parsed gives flags as a command has them once they are parsed.
@@ -539,9 +540,26 @@ func TestLiveSettings(t *testing.T) {
 		}
 	}
 	want := []string{"frequency", "include.service", "include.comm", "include.cgroup", "exclude.service", "exclude.comm", "exclude.cgroup",
-		"labels", "cpu.budget", "memory.budget", "log.level"}
+		"labels", "service.name", "cpu.budget", "memory.budget", "log.level"}
 	if diff := cmp.Diff(live, want); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
+
+// TestBounds: what is refused here is what the service would refuse.
+func TestBounds(t *testing.T) {
+	minMemory := Bytes(pipeline.MinMemoryBudget)
+	for flag, right := range map[string]bool{
+		fmt.Sprintf("--frequency=%d", pipeline.MinFrequency):   true,
+		fmt.Sprintf("--frequency=%d", pipeline.MinFrequency-1): false,
+		fmt.Sprintf("--frequency=%d", pipeline.MaxFrequency):   true,
+		fmt.Sprintf("--frequency=%d", pipeline.MaxFrequency+1): false,
+		"--memory.budget=" + minMemory.String():                true,
+		"--memory.budget=" + (minMemory - 1).String():          false,
+	} {
+		if _, err := Read(parsed(t, flag), nil); (err == nil) != right {
+			t.Errorf("%s: %v", flag, err)
+		}
 	}
 }
 

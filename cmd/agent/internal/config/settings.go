@@ -162,8 +162,8 @@ func settings() []setting {
 			func(c *Config) *[]string { return &c.Exclude.Cgroup })),
 		running(labels("labels", "attributes that every profile gets",
 			func(c *Config) *[]profiler.Attribute { return &c.Labels })),
-		one("service.name", free("NAME"), "", "service.name of processes that are in no unit and no container",
-			func(c *Config) *string { return &c.Service.Name }),
+		running(one("service.name", free("NAME"), "", "service.name of processes that are in no unit and no container; empty: their program's name",
+			func(c *Config) *string { return &c.Service.Name })),
 
 		one("spool.dir", free("DIR"), "/var/lib/kalypso-agent/spool", "where profiles wait for the backend; empty: in memory only",
 			func(c *Config) *string { return &c.Spool.Dir }),
@@ -174,7 +174,7 @@ func settings() []setting {
 
 		running(one("cpu.budget", between(percent(), 0.05, 100), "1%", "CPU time that the agent may take of all CPUs together; above it the sampling rate falls",
 			func(c *Config) *Percent { return &c.CPU.Budget })),
-		running(one("memory.budget", between(size(), 32<<20, 1<<40), "128Mi", "memory that the agent may take, BPF maps included",
+		running(one("memory.budget", between(size(), 64<<20, 1<<40), "128Mi", "memory that the agent may take, BPF maps included",
 			func(c *Config) *Bytes { return &c.Memory.Budget })),
 		one("history", between(duration(), 0, 24*time.Hour), "15m", "how long profiles stay in memory for the local API, within memory.budget; 0s: not at all",
 			func(c *Config) *time.Duration { return &c.History }),
