@@ -56,8 +56,8 @@ func parseName(name string) (sequence uint64, end string, ok bool) {
 	return sequence, end, err == nil && sequence <= maxSequence
 }
 
-// setAside is a file in the folder of rejected files.
-type setAside struct {
+// file is a file on the disk that no request waits in.
+type file struct {
 	name  string
 	bytes int64 // the room that it takes
 }
@@ -70,7 +70,7 @@ type folder struct {
 	maxAside int64    // bytes that files set aside may take
 	root     *os.Root // nil: not open. Nothing outside the folder can be reached by it
 	handle   *os.File // the folder itself: carries the lock
-	aside    []setAside
+	aside    []file   // oldest first
 }
 
 // open makes the folder where it is missing, and locks it.
@@ -187,21 +187,21 @@ func (f *folder) listAside() {
 			return
 		}
 		if info, err := e.Info(); err == nil {
-			f.aside = append(f.aside, setAside{e.Name(), onDisk(info.Size())})
+			f.aside = append(f.aside, file{e.Name(), onDisk(info.Size())})
 		}
 	})
-	slices.SortFunc(f.aside, func(a, b setAside) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(f.aside, func(a, b file) int { return strings.Compare(a.name, b.name) })
 }
 
 // write makes a file that is there whole or not at all: it gets its name when
-// all of it is written. With lasting it outlives a crash of the machine too;
-// without, one of the agent.
-func (f *folder) write(name string, data []byte, lasting bool) error {
+// all of it is written. Synced, it has what it should if its name outlives a
+// crash of the machine.
+func (f *folder) write(name string, data []byte, sync bool) error {
 	temp := strings.TrimSuffix(name, ending) + tempEnding
-	err := f.writeTemp(temp, data, lasting)
+	err := f.writeTemp(temp, data, sync)
 	if errors.Is(err, fs.ErrExist) { // left by an earlier try on a disk that would not remove it
 		_ = f.root.Remove(temp)
-		err = f.writeTemp(temp, data, lasting)
+		err = f.writeTemp(temp, data, sync)
 	}
 	if err == nil {
 		err = f.root.Rename(temp, name)
@@ -210,27 +210,25 @@ func (f *folder) write(name string, data []byte, lasting bool) error {
 		_ = f.root.Remove(temp)
 		return fmt.Errorf("write a spool file: %w", err)
 	}
-	if lasting {
-		return f.syncNames()
-	}
 	return nil
 }
 
-func (f *folder) writeTemp(temp string, data []byte, lasting bool) error {
+func (f *folder) writeTemp(temp string, data []byte, sync bool) error {
 	file, err := f.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = file.Write(data)
-	if err == nil && lasting {
+	if err == nil && sync {
 		err = file.Sync()
 	}
 	return errors.Join(err, file.Close())
 }
 
-// syncNames brings the names in the folder to the disk.
+// syncNames brings the names in the folder to the disk, where the file system
+// can: fsync(2) of a folder is EINVAL where it cannot.
 func (f *folder) syncNames() error {
-	if err := f.handle.Sync(); err != nil {
+	if err := f.handle.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("sync the spool's folder: %w", err)
 	}
 	return nil
@@ -337,7 +335,7 @@ func (f *folder) setAside(name string, size int64) error {
 	if err := f.root.Rename(name, path.Join(rejectedDir, name)); err != nil {
 		return fmt.Errorf("set aside spool file: %w", err)
 	}
-	f.aside = append(f.aside, setAside{name, room})
+	f.aside = append(f.aside, file{name, room})
 	return nil
 }
 

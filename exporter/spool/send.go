@@ -19,10 +19,11 @@ const (
 	maxUnread = 3
 	// After suspectAfter failures of one request every other attempt is the
 	// next one's: is it the backend, or the request? The pauses before add up
-	// to two minutes; a shorter outage leaves the order as it was, a longer one
-	// may let one request overtake another.
+	// to two minutes. A shorter outage leaves the order as it was; in a longer
+	// one a request may overtake another.
 	suspectAfter = 10
-	// A request that fails while blamedAfter others got through is refused.
+	// A request that still fails when blamedAfter others got through is refused.
+	// Where the backend is only busy it is tried until it is too old.
 	blamedAfter = 5
 )
 
@@ -128,7 +129,7 @@ func (s *Spool) take() (*entry, *exporter.Request, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			err = errors.New("somebody removed it")
 		case e.unread < maxUnread:
-			s.diskFailed(err)
+			s.troubled(err)
 			return nil, nil, err
 		}
 		s.damaged(e.name(), e.header.count(), err)
@@ -188,7 +189,6 @@ func (s *Spool) send(ctx context.Context, r *exporter.Request) (exporter.Receipt
 
 // settle does what the backend's answer asks for.
 func (s *Spool) settle(e *entry, receipt exporter.Receipt, err error) outcome {
-	var busy *exporter.BusyError
 	switch {
 	case err == nil:
 		s.answered(nil)
@@ -198,7 +198,10 @@ func (s *Spool) settle(e *entry, receipt exporter.Receipt, err error) outcome {
 		s.answered(err)
 		s.refuse(e, err)
 		return settled
-	case errors.As(err, &busy):
+	}
+	e.failed++
+	var busy *exporter.BusyError
+	if errors.As(err, &busy) {
 		s.pace.slower()
 		s.failed(BackendBusy, err)
 		// Agents that were told to come back at the same moment do not.
@@ -207,7 +210,6 @@ func (s *Spool) settle(e *entry, receipt exporter.Receipt, err error) outcome {
 		return failed
 	}
 	s.failed(BackendUnreachable, err)
-	e.failed++
 	if e.passed >= blamedAfter {
 		s.refuse(e, fmt.Errorf("%w: %w", errOthersPass, err))
 		return settled

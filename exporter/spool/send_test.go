@@ -307,6 +307,40 @@ func TestWhatIsTooOldIsDroppedAndSaid(t *testing.T) {
 	})
 }
 
+func TestNothingTooOldIsSent(t *testing.T) {
+	both(t, func(t *testing.T, dir string) {
+		b, back := switched()
+		s := open(t, Config{Sender: b, Dir: dir})
+		run(t, s)
+		put(t, s, 0)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		back()
+		time.Sleep(time.Hour)
+		if st := balance(t, s, b); st.Expired != (Count{1, 1000}) || st.Delivered.Requests != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+func TestARequestThatGrowsTooOldWhileItIsSentCountsAsWhatBecomesOfIt(t *testing.T) {
+	both(t, func(t *testing.T, dir string) {
+		b := &backend{answer: func(context.Context, int, *exporter.Request) (exporter.Receipt, error) {
+			time.Sleep(2 * time.Hour)
+			return exporter.Receipt{}, nil
+		}}
+		s := open(t, Config{Sender: b, Dir: dir})
+		run(t, s)
+		put(t, s, 0)
+		time.Sleep(90 * time.Minute)
+		put(t, s, 1)
+		time.Sleep(5 * time.Hour)
+		if st := balance(t, s, b); st.Delivered.Requests != 2 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 func TestASendThatStallsIsEnded(t *testing.T) {
 	both(t, func(t *testing.T, dir string) {
 		b := &backend{answer: func(ctx context.Context, attempt int, _ *exporter.Request) (exporter.Receipt, error) {
@@ -399,6 +433,28 @@ func TestARequestThatNeverGetsThroughDoesNotHoldUpTheOthers(t *testing.T) {
 		}
 		if took := b.when()[slices.Index(b.attempts(), 20)]; time.Since(took) < 4*time.Minute {
 			t.Error("those behind it waited for minutes")
+		}
+	})
+}
+
+func TestARequestTooLargeForTheRateLimitDoesNotHoldUpTheOthers(t *testing.T) {
+	both(t, func(t *testing.T, dir string) {
+		b := &backend{answer: func(_ context.Context, _ int, r *exporter.Request) (exporter.Receipt, error) {
+			if number(r) == 3 {
+				return exporter.Receipt{}, &exporter.BusyError{Err: errors.New("429 Too Many Requests")}
+			}
+			return exporter.Receipt{}, nil
+		}}
+		s := open(t, Config{Sender: b, Dir: dir})
+		run(t, s)
+		var samples uint64
+		for n := range 400 {
+			samples += put(t, s, n)
+			time.Sleep(15 * time.Second)
+		}
+		st := balance(t, s, b)
+		if st.Expired != (Count{1, 1003}) || st.Refused.Requests != 0 || st.Delivered.Samples != samples-1003 {
+			t.Errorf("%d samples put, %+v", samples, st)
 		}
 	})
 }

@@ -110,9 +110,9 @@ type Spool struct {
 	disk     sync.Mutex
 	folder   *folder // nil: memory only
 	zip      *gzip.Writer
-	sequence uint64     // the last that was given
-	leftover []setAside // files of entries that are gone, which could not be removed
-	full     bool       // the last write failed for want of room
+	sequence uint64 // the last that was given
+	leftover []file // files of entries that are gone, which could not be removed
+	full     bool   // the last write failed for want of room
 	closed   bool
 
 	// mu is held for moments only, never while a file is touched.

@@ -31,6 +31,7 @@ func (s *Spool) openFolder() error {
 		return err
 	}
 	if err := s.load(); err != nil {
+		s.folder.close()
 		return err
 	}
 	s.expire()
@@ -72,7 +73,7 @@ func (s *Spool) load() error {
 		_ = s.folder.remove(name)
 	}
 	slices.Sort(sequences)
-	entries, newer := s.recover(sequences)
+	entries, newer := s.entriesOf(sequences)
 	s.mu.Lock()
 	s.queue.add(entries...)
 	s.stats.NewerFiles, s.stats.ForeignFiles = newer, foreign
@@ -89,9 +90,9 @@ func (s *Spool) load() error {
 	return nil
 }
 
-// recover makes entries of files by their headers, and sets damaged files
+// entriesOf makes entries of files by their headers, and sets damaged files
 // aside. It also says how many are of a newer version.
-func (s *Spool) recover(sequences []uint64) (entries []*entry, newer int) {
+func (s *Spool) entriesOf(sequences []uint64) (entries []*entry, newer int) {
 	for _, sequence := range sequences {
 		s.sequence = max(s.sequence, sequence)
 		name := fileName(sequence)
@@ -115,10 +116,10 @@ func (s *Spool) recover(sequences []uint64) (entries []*entry, newer int) {
 			s.count(&s.stats.Unreadable, lost)
 			s.damaged(name, lost, err)
 			if err := s.folder.setAside(name, size); err != nil {
-				s.diskFailed(err)
+				s.troubled(err)
 			}
 		default: // it stays for the next start
-			s.diskFailed(err)
+			s.troubled(err)
 		}
 	}
 	return entries, newer
@@ -171,10 +172,17 @@ func (s *Spool) store() {
 	}
 }
 
-// write gives an entry its file.
+// write gives an entry its file, which outlives the agent. One that is lasting
+// outlives a crash of the machine too.
 func (s *Spool) write(e *entry, lasting bool) error {
 	if err := s.folder.write(e.name(), e.data, lasting); err != nil {
 		return err
+	}
+	if lasting {
+		if err := s.folder.syncNames(); err != nil {
+			s.troubled(err)
+			lasting = false
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -274,8 +282,8 @@ func (s *Spool) discard(e *entry, to *Count) {
 		return
 	}
 	if err := s.folder.remove(e.name()); err != nil {
-		s.leftover = append(s.leftover, setAside{e.name(), e.bytes()})
-		s.diskFailed(err)
+		s.leftover = append(s.leftover, file{e.name(), e.bytes()})
+		s.troubled(err)
 	}
 }
 
@@ -290,7 +298,7 @@ func (s *Spool) setAside(e *entry, to *Count) {
 			err = s.folder.setAside(e.name(), e.header.size())
 		}
 		if err != nil {
-			s.diskFailed(err)
+			s.troubled(err)
 		}
 	}
 	// A file that was moved away is no longer there to be removed.
@@ -304,7 +312,16 @@ func (s *Spool) removeLeftover() {
 	}
 }
 
-// diskFailed notes that the folder does not work.
+// troubled notes that something could not be done with a file. Whether the
+// folder works shows when the next one is written.
+func (s *Spool) troubled(err error) {
+	s.mu.Lock()
+	s.stats.DiskErrors++
+	s.mu.Unlock()
+	s.cfg.Log.Warn("trouble with a file in the spool", "error", err)
+}
+
+// diskFailed notes that nothing can be written to the folder.
 func (s *Spool) diskFailed(err error) {
 	s.full = s.folder.root != nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT))
 	s.mu.Lock()
@@ -353,7 +370,7 @@ func (s *Spool) keepOne(e *entry) {
 		return
 	}
 	if err := s.folder.sync(e.name()); err != nil {
-		s.diskFailed(err)
+		s.troubled(err)
 		return
 	}
 	e.lasting = true
