@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,8 +23,8 @@ import (
 // (OTEL_EXPORTER_OTLP_…) count for nothing: what the agent does is in its own
 // settings. OTEL_RESOURCE_ATTRIBUTES adds to what the agent says of itself.
 type Push struct {
-	Endpoint string            // host:port
-	HTTP     bool              // POST /v1/metrics in place of gRPC
+	Endpoint string            // HOST:PORT, or a URL, whose scheme then says whether there is TLS
+	HTTP     bool              // POST to /v1/metrics, below the URL's path, in place of gRPC
 	Insecure bool              // no TLS
 	TLS      *tls.Config       // nil: the system's certificates
 	Headers  map[string]string // sent along, for authentication and tenants
@@ -47,12 +48,16 @@ func (p *Push) reader(ctx context.Context, log *slog.Logger, counts *pushes) (sd
 
 // exporter sets all that the SDK would take from its environment otherwise.
 func (p *Push) exporter(ctx context.Context) (sdk.Exporter, error) {
-	url, config, transport := "http://", (*tls.Config)(nil), insecure.NewCredentials()
-	if !p.Insecure {
-		config = cmp.Or(p.TLS, &tls.Config{MinVersion: tls.VersionTLS12})
-		url, transport = "https://", credentials.NewTLS(config)
+	url := p.Endpoint
+	if !strings.Contains(url, "://") {
+		url = map[bool]string{true: "http://", false: "https://"}[p.Insecure] + url
 	}
-	url += p.Endpoint + "/v1/metrics"
+	config, transport := (*tls.Config)(nil), insecure.NewCredentials()
+	if strings.HasPrefix(url, "https:") {
+		config = cmp.Or(p.TLS, &tls.Config{MinVersion: tls.VersionTLS12})
+		transport = credentials.NewTLS(config)
+	}
+	url = strings.TrimSuffix(url, "/") + "/v1/metrics"
 	if p.HTTP {
 		return otlpmetrichttp.New(ctx,
 			otlpmetrichttp.WithEndpointURL(url),

@@ -82,7 +82,7 @@ func serveGRPC(t *testing.T, r *grpcReceiver) (endpoint string) {
 // httpReceiver is a handler of OTLP metrics over HTTP.
 func httpReceiver(t *testing.T, pushes chan<- push) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost || r.URL.Path != "/v1/metrics" || r.Header.Get("Content-Encoding") != "gzip" {
+		if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, "/v1/metrics") || r.Header.Get("Content-Encoding") != "gzip" {
 			t.Errorf("got %s %s, encoding %q", r.Method, r.URL, r.Header.Get("Content-Encoding"))
 		}
 		request := &collector.ExportMetricsServiceRequest{}
@@ -120,8 +120,11 @@ func TestPush(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	plain, secured := make(chan push, 8), make(chan push, 8)
-	web := httptest.NewServer(httpReceiver(t, plain))
+	plain, below, secured := make(chan push, 8), make(chan push, 8), make(chan push, 8)
+	paths := http.NewServeMux()
+	paths.Handle("/v1/metrics", httpReceiver(t, plain))
+	paths.Handle("/otlp/v1/metrics", httpReceiver(t, below))
+	web := httptest.NewServer(paths)
 	defer web.Close()
 	webTLS := httptest.NewTLSServer(httpReceiver(t, secured))
 	defer webTLS.Close()
@@ -135,6 +138,7 @@ func TestPush(t *testing.T) {
 	}{
 		{"gRPC", Push{Endpoint: serveGRPC(t, receiver), Insecure: true}, receiver.pushes},
 		{"HTTP", Push{Endpoint: web.Listener.Addr().String(), Insecure: true, HTTP: true}, plain},
+		{"HTTP below a path", Push{Endpoint: web.URL + "/otlp/", HTTP: true}, below},
 		{"HTTP with TLS", Push{Endpoint: webTLS.Listener.Addr().String(), HTTP: true, TLS: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}, secured},
 	}
 	for _, tt := range tests {

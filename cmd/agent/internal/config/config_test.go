@@ -284,7 +284,7 @@ func TestYAMLIsStrict(t *testing.T) {
 		{"a merge", "<<: {frequency: 97}\n", "error: agent.yaml:1:1: this is not the name of a setting\nfix:   names are plain text, such as  frequency: 97\n"},
 		{"a number for a name", "97: frequency\n", "error: agent.yaml:1:1: this is not the name of a setting\nfix:   names are plain text, such as  frequency: 97\n"},
 		{"no YAML", "frequency: 97\n\twindow: 15s\n", "error: cannot read the settings in agent.yaml near line 2\ncause: found a tab character that violates indentation\nfix:   YAML wants spaces, not tabs, for indentation, and a space after each colon\n"},
-		{"a password in the endpoint is not repeated", "otlp:\n  endpoint: https://user:secret@pyroscope\n", "error: agent.yaml:2:13: otlp.endpoint cannot be what it is\ncause: it has a user in it: who asks is told by --otlp.basic.user and files\nfix:   endpoint: HOST:PORT\n"},
+		{"a password in the endpoint is not repeated", "otlp:\n  endpoint: https://user:secret@pyroscope\n", "error: agent.yaml:2:13: otlp.endpoint cannot be \"…\"\ncause: it has a user or a query in it; secrets are in files only\nfix:   endpoint: HOST:PORT\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -374,6 +374,11 @@ func TestFlagsAreStrict(t *testing.T) {
 		{"a host is missing", "--otlp.endpoint=:4040", "error: --otlp.endpoint cannot be \":4040\"\ncause: it is HOST:PORT, or a URL that begins with http:// or https://\nfix:   --otlp.endpoint 127.0.0.1:4040\n"},
 		{"a port that is none", "--otlp.endpoint=pyroscope:70000", "error: --otlp.endpoint cannot be \"pyroscope:70000\"\ncause: it is HOST:PORT, or a URL that begins with http:// or https://\nfix:   --otlp.endpoint HOST:PORT\n"},
 		{"another scheme", "--otlp.endpoint=grpc://pyroscope:4040", "error: --otlp.endpoint cannot be \"grpc://pyroscope:4040\"\ncause: it is HOST:PORT, or a URL that begins with http:// or https://\nfix:   --otlp.endpoint HOST:PORT\n"},
+		{"a token in the endpoint is not repeated", "--otlp.endpoint=https://pyroscope/?token=secret", "error: --otlp.endpoint cannot be \"…\"\ncause: it has a user or a query in it; secrets are in files only\nfix:   --otlp.endpoint HOST:PORT\n"},
+		{"an address without a port", "--telemetry.otlp.endpoint=::1", "error: --telemetry.otlp.endpoint cannot be \"::1\"\ncause: it is HOST:PORT, or a URL that begins with http:// or https://\nfix:   --telemetry.otlp.endpoint [::1]:4317\n"},
+		{"port 0 of a backend", "--otlp.endpoint=a:0", "error: --otlp.endpoint cannot be \"a:0\"\ncause: it is HOST:PORT, or a URL that begins with http:// or https://\nfix:   --otlp.endpoint HOST:PORT\n"},
+		{"nothing to listen on", "--listen=4041", "error: --listen cannot be \"4041\"\ncause: it is HOST:PORT, the port a number up to 65535, or unix:PATH\nfix:   --listen 127.0.0.1:4041     is the default\n"},
+		{"an empty pattern", "--include.comm=a,", "error: --include.comm cannot be \"\"\ncause: a pattern is a name, in which * stands for anything\nfix:   --include.comm PATTERN\n"},
 		{"a socket without its word", "--listen=/run/agent.sock", "error: --listen cannot be \"/run/agent.sock\"\ncause: a socket is written unix:PATH\nfix:   --listen unix:/run/agent.sock\n"},
 		{"a socket somewhere", "--listen=unix:agent.sock", "error: --listen cannot be \"unix:agent.sock\"\ncause: the path of a socket begins with / and has at most 107 bytes\nfix:   --listen unix:/run/kalypso-agent.sock\n"},
 		{"a folder without its word", "--export=/var/profiles", "error: --export cannot be \"/var/profiles\"\ncause: it takes otlp, pprof and file:DIR\nfix:   --export file:/var/profiles\n"},

@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -117,51 +116,44 @@ func level() kind[slog.Level] {
 	}, func(l slog.Level) string { return strings.ToLower(l.String()) }}
 }
 
-// endpoint is where a backend is: HOST:PORT or a URL. It may not hold a
-// password, and what looks like one is not repeated.
-func endpoint() kind[string] {
+// endpoint is where a backend is: HOST:PORT or a URL. usual is the port that it
+// most likely has.
+func endpoint(usual string) kind[string] {
 	return kind[string]{"HOST:PORT", tagText, func(text string) (string, *wrong) {
 		const rule = "it is HOST:PORT, or a URL that begins with http:// or https://"
 		switch {
 		case text == "":
 			return "", nil
-		case strings.Contains(text, "@"):
-			return "", &wrong{why: errors.New("it has a user in it: who asks is told by --otlp.basic.user and files"), hide: true}
+		case strings.ContainsAny(text, secretMarks):
+			return "", wrongly("", "it has a user or a query in it; secrets are in files only")
 		case strings.Contains(text, "://"):
 			u, err := url.Parse(text)
-			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
+			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "" {
 				return "", wrongly("", rule)
 			}
 			return text, nil
 		}
-		if _, wrong := hostPort(text, "4040"); wrong != nil {
-			wrong.why = errors.New(rule)
-			return "", wrong
+		host, port, ok := hostPort(text)
+		switch {
+		case !ok && (net.ParseIP(text) != nil || !strings.ContainsAny(text, ":/ []")):
+			return "", wrongly(net.JoinHostPort(text, usual), rule)
+		case !ok || port == 0:
+			return "", wrongly("", rule)
+		case host == "":
+			return "", wrongly("127.0.0.1"+text, rule)
 		}
 		return text, nil
 	}, same}
 }
 
-// hostPort takes HOST:PORT apart and gives the host.
-func hostPort(text, usual string) (string, *wrong) {
-	const rule = "it is HOST:PORT, the port a number up to 65535"
-	host, port, err := net.SplitHostPort(text)
-	if err != nil {
-		if !strings.ContainsAny(text, ":/ []") && text != "" {
-			return "", wrongly(text+":"+usual, rule)
-		}
-		if net.ParseIP(text) != nil {
-			return "", wrongly(net.JoinHostPort(text, usual), rule)
-		}
-		return "", wrongly("", rule)
+// hostPort takes HOST:PORT apart. The host may be empty.
+func hostPort(text string) (host string, port uint64, ok bool) {
+	host, number, err := net.SplitHostPort(text)
+	if err != nil || strings.ContainsAny(host, "/ ") {
+		return "", 0, false
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strings.ContainsAny(host, "/ ") || n == 0 && usual != "0" {
-		return "", wrongly("", rule)
-	}
-	if host == "" && usual != "0" {
-		return "", wrongly("127.0.0.1:"+port, rule)
-	}
-	return host, nil
+	port, err = strconv.ParseUint(number, 10, 16)
+	return host, port, err == nil
 }
 
 // socketLimit is the longest path of a Unix socket: sizeof(sun_path) in unix(7),
@@ -182,9 +174,8 @@ func listener() kind[string] {
 		case filepath.IsAbs(text):
 			return "", wrongly("unix:"+text, "a socket is written unix:PATH")
 		}
-		if _, wrong := hostPort(text, "0"); wrong != nil {
-			wrong.better = ""
-			return "", wrong
+		if _, _, ok := hostPort(text); !ok {
+			return "", wrongly("", "it is HOST:PORT, the port a number up to 65535, or unix:PATH")
 		}
 		return text, nil
 	}, same}
@@ -223,7 +214,7 @@ func export() kind[Export] {
 func pattern() kind[string] {
 	return kind[string]{"PATTERN", tagText, func(text string) (string, *wrong) {
 		if text == "" {
-			return "", wrongly("*", "a pattern is a name, in which * stands for anything")
+			return "", wrongly("", "a pattern is a name, in which * stands for anything")
 		}
 		return free("").parse(text)
 	}, same}

@@ -79,7 +79,16 @@ func (c *Config) take(s *setting, text string, from Origin) error {
 // shownLimit is how much of a value a message repeats.
 const shownLimit = 60
 
+// secretMarks are in URLs with a password or a token, and in little else that
+// is a setting.
+const secretMarks = "@?"
+
+// quoted is a value as a message repeats it. What may hold a secret is not
+// repeated: it has no business in a setting, and less in a log.
 func quoted(value string) string {
+	if strings.ContainsAny(value, secretMarks) {
+		return `"…"`
+	}
 	if len(value) > shownLimit {
 		value = strings.ToValidUTF8(value[:shownLimit], "") + "…"
 	}
@@ -90,9 +99,6 @@ func quoted(value string) string {
 // way it would stand in that place.
 func (s *setting) fault(wrong *wrong, place, value string, spell func(value string) string) error {
 	f := &profiler.Fault{What: place + " cannot be " + quoted(value), Why: wrong.why}
-	if wrong.hide {
-		f.What = place + " cannot be what it is"
-	}
 	switch {
 	case wrong.better != "":
 		f.Fix = spell(wrong.better)

@@ -114,7 +114,7 @@ func settings() []setting {
 		many("export", export(), "otlp", "where profiles go: otlp and pprof (Pyroscope's own protocol) to otlp.endpoint, file:DIR to files; may be given again",
 			func(c *Config) *[]Export { return &c.Export }),
 
-		one("otlp.endpoint", endpoint(), "", "the backend; a URL may have a path, which goes before that of each HTTP request",
+		one("otlp.endpoint", endpoint("4040"), "", "the backend; a URL may have a path, which goes before that of each HTTP request",
 			func(c *Config) *string { return &c.OTLP.Endpoint }),
 		one("otlp.protocol", choice("grpc", "http"), "grpc", "how OTLP travels",
 			func(c *Config) *string { return &c.OTLP.Protocol }),
@@ -184,7 +184,7 @@ func settings() []setting {
 		one("listen.allow-remote", truth(), "false", "answer other machines too",
 			func(c *Config) *bool { return &c.Listen.AllowRemote }),
 
-		one("telemetry.otlp.endpoint", endpoint(), "", "where the agent's own metrics are pushed to; empty: they are only served",
+		one("telemetry.otlp.endpoint", endpoint("4317"), "", "where the agent's own metrics are pushed to; empty: they are only served",
 			func(c *Config) *string { return &c.Telemetry.OTLP.Endpoint }),
 		one("telemetry.otlp.protocol", choice("grpc", "http"), "grpc", "how they travel",
 			func(c *Config) *string { return &c.Telemetry.OTLP.Protocol }),

@@ -18,7 +18,6 @@ type Percent float64
 type wrong struct {
 	why    error
 	better string // empty: none is near
-	hide   bool   // the value may hold a secret and is not repeated
 }
 
 func wrongly(better, why string) *wrong { return &wrong{why: errors.New(why), better: better} }
