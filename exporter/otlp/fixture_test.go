@@ -1,9 +1,7 @@
 package otlp
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -145,14 +143,4 @@ func collapse(rootFirst []call) string {
 		i += n
 	}
 	return strings.Join(out, ";")
-}
-
-// sortedKeys helps messages to be the same each time.
-func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
-	var out []K
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
 }

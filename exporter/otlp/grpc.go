@@ -50,7 +50,7 @@ func (s *grpcSender) Send(ctx context.Context, r *exporter.Request) (exporter.Re
 	var answer []byte
 	err = conn.Invoke(call, exportMethod, r.Body, &answer, grpc.ForceCodecV2(bytesCodec{}), grpc.UseCompressor(gzip.Name))
 	if err == nil {
-		return receipt(answer)
+		return receipt(answer), nil
 	}
 	if ctx.Err() != nil {
 		return exporter.Receipt{}, ctx.Err()
@@ -109,54 +109,47 @@ func lost(err error) bool {
 
 // classify says what an answer means for the request.
 func (s *grpcSender) classify(err error) error {
+	address := s.transport.Address()
 	st, ok := status.FromError(err)
 	if !ok {
-		return transport.Explain(s.transport.Address(), err)
+		return transport.Explain(address, err)
 	}
 	said := transport.Line(st.Message())
-	answered := func(fix, why string) error {
-		return transport.Answered(s.transport.Address(), why, fix)
-	}
+	refused := &exporter.RefusedError{Err: transport.Answered(address, said, "")}
 	switch st.Code() {
 	case codes.InvalidArgument:
-		return &exporter.RefusedError{Err: answered("", said)}
+		return refused
 	case codes.ResourceExhausted:
 		// gRPC's own words for a message that this server will never take.
 		if strings.Contains(st.Message(), "message larger than max") {
-			return &exporter.RefusedError{Err: answered("raise the server's limit on message sizes", said)}
+			return &exporter.RefusedError{Err: transport.Answered(address, said, "raise the server's limit on message sizes")}
 		}
-		return busy(answered("", said), st)
+		return busy(transport.Answered(address, said, ""), st)
 	case codes.Unauthenticated, codes.PermissionDenied:
-		return answered("check the user, token or tenant; they are read again before each request", "it does not accept who we say we are: "+said)
+		return transport.Unaccepted(address, said)
 	case codes.Unimplemented:
-		return answered("Pyroscope has one from 1.15 on, a collector with --feature-gates=service.profilesSupport", "it has no service for profiles")
+		return transport.Missing(address, exportMethod)
 	case codes.Unknown, codes.Internal:
-		if invalid(st.Message()) {
-			return &exporter.RefusedError{Err: answered("", said)}
+		if transport.Invalid(st.Message()) {
+			return refused
 		}
-		return transport.Explain(s.transport.Address(), err)
+		return transport.Explain(address, errors.New(st.Message()))
 	case codes.Unavailable:
-		err := transport.Explain(s.transport.Address(), errors.New(st.Message()))
+		err := transport.Explain(address, errors.New(st.Message()))
 		if retryInfo(st) != nil {
 			return busy(err, st)
 		}
 		return err
 	case codes.DeadlineExceeded:
-		return transport.Explain(s.transport.Address(), errors.New("context deadline exceeded"))
+		return transport.Explain(address, context.DeadlineExceeded)
 	}
-	return answered("", fmt.Sprintf("%s (%s)", said, st.Code()))
-}
-
-// invalid finds the words of Pyroscope for a request that no retry helps, where
-// its answer has another code.
-func invalid(text string) bool {
-	return strings.Contains(text, "InvalidArgument") || strings.Contains(text, "invalid_argument")
+	return transport.Answered(address, fmt.Sprintf("%s (%s)", said, st.Code()), "")
 }
 
 func busy(err error, st *status.Status) error {
 	out := &exporter.BusyError{Err: err}
 	if info := retryInfo(st); info != nil {
-		out.After = retryAfter(info.GetRetryDelay().AsDuration())
+		out.After = transport.RetryAfter(info.GetRetryDelay().AsDuration())
 	}
 	return out
 }
@@ -170,18 +163,18 @@ func retryInfo(st *status.Status) *errdetails.RetryInfo {
 	return nil
 }
 
-// receipt reads the answer to a request that was taken.
-func receipt(answer []byte) (exporter.Receipt, error) {
+// receipt reads the answer to a request that was taken. One that cannot be
+// read changes nothing about that.
+func receipt(answer []byte) exporter.Receipt {
 	response := pprofileotlp.NewExportResponse()
 	if err := response.UnmarshalProto(answer); err != nil {
-		// It was taken all the same, and sending it again would count it twice.
-		return exporter.Receipt{Message: "unreadable answer"}, nil
+		return exporter.Receipt{Message: "taken, with an answer that cannot be read"}
 	}
 	partial := response.PartialSuccess()
 	return exporter.Receipt{
 		RejectedProfiles: int(partial.RejectedProfiles()),
 		Message:          transport.Line(partial.ErrorMessage()),
-	}, nil
+	}
 }
 
 // bytesCodec sends bytes as they are and gives the answer's bytes: requests

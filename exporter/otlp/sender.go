@@ -2,7 +2,6 @@ package otlp
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/kalypso-dev/kalypso/exporter"
 	"github.com/kalypso-dev/kalypso/exporter/transport"
@@ -27,9 +26,3 @@ func NewSender(c transport.Config, p Protocol) (exporter.Sender, error) {
 	}
 	return nil, fmt.Errorf("no protocol %d", p)
 }
-
-// retryAfterLimit bounds how long a backend can make us wait: it refuses what
-// is older than an hour.
-const retryAfterLimit = 10 * time.Minute
-
-func retryAfter(d time.Duration) time.Duration { return min(max(d, 0), retryAfterLimit) }
