@@ -1,6 +1,8 @@
 package main
 
 import (
+	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
+
 	"encoding/json"
 	"fmt"
 	"io"
@@ -85,8 +87,8 @@ func selectChecks(cmd *cobra.Command, only []string) ([]check.Check, error) {
 		ids[i] = checks[i].ID
 	}
 	fix := "the checks are " + strings.Join(ids, ", ")
-	if near := nearest(unknown, ids); near != "" {
-		fix = cmd.CommandPath() + " --only " + near
+	if word := near.Word(unknown, ids); word != "" {
+		fix = cmd.CommandPath() + " --only " + word
 	}
 	return nil, usage(fix, "there is no check %q", unknown)
 }

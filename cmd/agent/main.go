@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -230,8 +231,8 @@ func unknownVerb(root *cobra.Command, verb string) error {
 		}
 	}
 	fix := helpOf(root)
-	if near := nearest(verb, verbs); near != "" {
-		fix = root.Name() + " " + near
+	if word := near.Word(verb, verbs); word != "" {
+		fix = root.Name() + " " + word
 	}
 	return usage(fix, "there is no verb %q", verb)
 }
@@ -256,8 +257,8 @@ func unknownFlag(cmd *cobra.Command, err error) error {
 			flags = append(flags, f.Name)
 		}
 	})
-	if near := nearest(name, flags); near != "" {
-		fix = cmd.CommandPath() + " --" + near
+	if word := near.Word(name, flags); word != "" {
+		fix = cmd.CommandPath() + " --" + word
 	}
 	return usage(fix, "%s has no flag --%s", cmd.CommandPath(), name)
 }
@@ -272,43 +273,6 @@ func noArgs(cmd *cobra.Command, args []string) error {
 
 func helpOf(cmd *cobra.Command) string { return cmd.CommandPath() + " --help" }
 
-// nearest is the candidate that takes the fewest edits to become word, or ""
-// when even that one takes more than a third of its letters.
-func nearest(word string, candidates []string) string {
-	best, fewest := "", len(word)
-	for _, c := range candidates {
-		if strings.HasPrefix(c, word) && word != "" {
-			return c
-		}
-		if d := distance(word, c); d < fewest && d <= (len(c)+2)/3 {
-			best, fewest = c, d
-		}
-	}
-	return best
-}
-
-// distance counts the edits (insert, delete, replace) from a to b:
-// Levenshtein's, one row at a time.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
-}
-
 // oneOf checks the value of a flag that takes one of a few words.
 func oneOf(cmd *cobra.Command, flag, value string, allowed ...string) error {
 	for _, a := range allowed {
@@ -317,8 +281,8 @@ func oneOf(cmd *cobra.Command, flag, value string, allowed ...string) error {
 		}
 	}
 	fix := fmt.Sprintf("--%s takes %s", flag, strings.Join(allowed, ", "))
-	if near := nearest(value, allowed); near != "" {
-		fix = fmt.Sprintf("%s --%s %s", cmd.CommandPath(), flag, near)
+	if word := near.Word(value, allowed); word != "" {
+		fix = fmt.Sprintf("%s --%s %s", cmd.CommandPath(), flag, word)
 	}
 	return usage(fix, "--%s cannot be %q", flag, value)
 }

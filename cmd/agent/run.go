@@ -19,10 +19,10 @@ func newRunCommand() *cobra.Command {
 unit and program to Grafana Pyroscope or another backend at the end of each
 window. What cannot be sent waits on disk. SIGHUP reads the settings again,
 SIGTERM ends, and nothing is lost with either.`,
-		Example: `  kalypso-agent run --otlp.endpoint pyroscope:4040 --otlp.insecure    to Pyroscope
-  kalypso-agent run --config /etc/kalypso/agent.yaml                  as a file says
-  kalypso-agent run --export file:/var/lib/profiles                   to files
-  kalypso-agent config show --origin                                  what holds, and why`,
+		Example: `  kalypso-agent run --otlp.endpoint 127.0.0.1:4040     all day long, to Pyroscope
+  kalypso-agent run --config /etc/kalypso/agent.yaml   as a file says
+  kalypso-agent run --export file:/var/lib/profiles    to files
+  kalypso-agent config show --origin                   what holds, and why`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd) },
 	}

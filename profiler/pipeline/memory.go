@@ -18,7 +18,7 @@ import (
 // with a little to work with.
 const MinMemoryBudget = 64 << 20
 
-func (c *ServiceConfig) checkMemory() error {
+func (c *Settings) checkMemory() error {
 	if c.MemoryBudget == 0 || c.MemoryBudget >= MinMemoryBudget {
 		return nil
 	}
@@ -43,7 +43,7 @@ func (c *ServiceConfig) checkMemory() error {
 // garbage is collected rather than something given up.
 type memory struct {
 	service  *Service
-	budget   int64
+	budget   atomic.Int64
 	maps     int64
 	pressure atomic.Int32
 	changed  time.Time // pressure
@@ -87,17 +87,32 @@ const (
 const unlimited = 512 << 20
 
 func newMemory(s *Service) *memory {
-	m := &memory{service: s, budget: s.cfg.MemoryBudget}
+	m := &memory{service: s}
+	m.budget.Store(s.cfg.MemoryBudget)
 	m.samples[0].Name = "/memory/classes/total:bytes"
 	m.samples[1].Name = "/memory/classes/heap/released:bytes"
 	return m
 }
 
-func (m *memory) size() int64 {
-	if m.budget == 0 {
-		return unlimited
+// reset changes the budget while the service runs.
+func (m *memory) reset(budget int64) {
+	if m.budget.Swap(budget) == budget {
+		return
 	}
-	return m.budget
+	if budget == 0 {
+		m.limit = 0
+		debug.SetMemoryLimit(math.MaxInt64)
+		m.pressure.Store(0)
+	}
+	m.resize()
+	m.adjust(time.Now())
+}
+
+func (m *memory) size() int64 {
+	if budget := m.budget.Load(); budget > 0 {
+		return budget
+	}
+	return unlimited
 }
 
 // rows is the size of the table of unwind rows: 4 MiB by default.
@@ -153,13 +168,14 @@ func (m *memory) look() {
 // adjust measures, and gives something up or takes it up again.
 func (m *memory) adjust(now time.Time) {
 	resident := residentBytes()
-	if m.budget > 0 {
-		m.limitHeap(resident)
-		m.press(now, resident+m.maps)
+	budget := m.budget.Load()
+	if budget > 0 {
+		m.limitHeap(budget, resident)
+		m.press(now, budget, resident+m.maps)
 	}
 	s := m.service
 	st := MemoryStats{
-		Budget: m.budget, Resident: resident, Maps: m.maps, GoLimit: m.limit,
+		Budget: budget, Resident: resident, Maps: m.maps, GoLimit: m.limit,
 		Names: int64(s.table.NameBytes()), Locations: int64(s.symbols.Bytes()), Window: int64(s.collector.Bytes()),
 		Pressure: int(m.pressure.Load()), Trims: m.trims.Load(), LocationEvictions: s.symbols.Evictions(),
 	}
@@ -177,11 +193,11 @@ const (
 
 // limitHeap gives the Go heap what the maps and everything else that is
 // resident (the program itself, shared pages of the maps) leave.
-func (m *memory) limitHeap(resident int64) {
+func (m *memory) limitHeap(budget, resident int64) {
 	metrics.Read(m.samples[:])
 	heap := int64(m.samples[0].Value.Uint64() - m.samples[1].Value.Uint64())
 	other := max(resident-heap, 0)
-	limit := max(m.budget*heapPercent/100-m.maps-other, 16<<20)
+	limit := max(budget*heapPercent/100-m.maps-other, 16<<20)
 	if math.Abs(float64(limit-m.limit)) > 1<<20 {
 		m.limit = limit
 		debug.SetMemoryLimit(limit)
@@ -191,15 +207,15 @@ func (m *memory) limitHeap(resident int64) {
 // settle is how long a step is given to show.
 const settle = 6 * time.Second
 
-func (m *memory) press(now time.Time, used int64) {
+func (m *memory) press(now time.Time, budget, used int64) {
 	level := m.pressure.Load()
 	switch {
-	case used > m.budget*tightPercent/100:
+	case used > budget*tightPercent/100:
 		m.calm = time.Time{}
 		if level < fewer && now.Sub(m.changed) >= settle {
 			m.step(now, level+1, used)
 		}
-	case used > m.budget*roomyPercent/100:
+	case used > budget*roomyPercent/100:
 		m.calm = time.Time{}
 	case m.calm.IsZero():
 		m.calm = now
@@ -216,7 +232,7 @@ func (m *memory) step(now time.Time, level int32, used int64) {
 	up := level > m.pressure.Load()
 	m.pressure.Store(level)
 	m.changed = now
-	m.service.cfg.Log.Warn("memory budget", "used", used, "budget", m.budget, "given up", given[level])
+	m.service.cfg.Log.Warn("memory budget", "used", used, "budget", m.budget.Load(), "given up", given[level])
 	m.resize()
 	if up {
 		m.named()

@@ -70,7 +70,7 @@ func (m *Metrics) List() []telemetry.Metric {
 		m.counter("kalypso_agent_windows_early_total", "{window}", "Windows that ended early because they grew over their share of the memory budget.", func() float64 { return float64(m.stats.EarlyWindows) }),
 		m.gauge("kalypso_agent_workloads", "{workload}", "Workloads in the last window.", func() float64 { return float64(m.stats.Workloads) }),
 
-		m.gauge("kalypso_agent_frequency_hertz", "{sample}", "Samples a second and CPU that are taken now.", func() float64 { return float64(m.stats.Frequency) }),
+		m.gauge("kalypso_agent_frequency_hertz", "Hz", "Samples a second and CPU that are taken now.", func() float64 { return float64(m.stats.Frequency) }),
 		m.counter("kalypso_agent_frequency_changes_total", "{change}", "Changes of the sampling rate: budgets, recordings, settings.", func() float64 { return float64(m.stats.RateChanges) }),
 		m.gauge("kalypso_agent_cpu_share_ratio", "1", "Share of the node's CPU time that the agent and its BPF programs took in the last second.", func() float64 { return m.stats.CPUShare }),
 		m.gauge("kalypso_agent_cpu_budget_ratio", "1", "Share of the node's CPU time that they may take; 0 is no limit.", func() float64 { return m.stats.CPUBudget }),

@@ -22,6 +22,9 @@ import (
 type Settings struct {
 	Frequency   int     // samples a second and CPU that are wanted
 	CPUBudget   float64 // share of all CPUs that the agent may take; 0: no limit
+	// MemoryBudget is the memory that the agent may take, its BPF maps
+	// included, in bytes; 0: no limit. The maps keep the size they have.
+	MemoryBudget int64
 	ServiceName string  // of processes in no unit and no container; empty: their program's name
 	Labels      []profiler.Attribute
 	// Keep says which processes are wanted; nil: all.
@@ -35,12 +38,9 @@ type ServiceConfig struct {
 	OpenPerfMap func(pid profiler.PID, root string) (PerfMap, error)
 	Kernel      bool          // kernel stacks
 	Window      time.Duration // of what is delivered at once; windows begin at multiples of it
-	// MemoryBudget is the memory that the agent may take, its BPF maps
-	// included, in bytes; 0: no limit. SetHistory, if set, is told how much of
-	// it the caller's history of profiles may have.
-	// SetDebugInfo, if set, is told whether there is memory for lines and
-	// inlined calls.
-	MemoryBudget int64
+	// SetHistory, if set, is told how much of the memory budget the caller's
+	// history of profiles may have, SetDebugInfo whether there is memory for
+	// lines and inlined calls.
 	SetHistory   func(bytes int64)
 	SetDebugInfo func(on bool)
 	// Deliver takes what was sampled, at the end of each window and at each
@@ -112,7 +112,6 @@ type Service struct {
 	seq       uint64    // of the current segment
 	lost      uint64    // samples lost up to the current segment
 	final     bool      // the sampler has ended
-	taken     uint64    // by the kernel side, of which everything is accounted for in the end
 	lastCost  cost
 	memory    *memory
 	recording map[*recorder]bool
@@ -141,6 +140,7 @@ type ServiceStats struct {
 	Windows      uint64 // delivered
 	LongWindows  uint64 // not ended in time, because naming and delivery took longer
 	EarlyWindows uint64 // ended early, because they grew too large
+	Taken        uint64 // by the kernel side, up to the last cut; all of it is in one of the next three at the end
 	Samples      uint64 // delivered in profiles
 	Lost         uint64
 	Filtered     uint64
@@ -325,7 +325,7 @@ func (s *Service) lostSoFar() uint64 {
 		s.failed(err)
 		return s.lost
 	}
-	s.taken = c.Samples
+	s.count(func(st *ServiceStats) { st.Taken = c.Samples })
 	st := s.sampler.Stats()
 	lost := c.LostRing + st.BadRecords
 	if s.final { // nothing is on its way any more: whatever did not arrive is lost
@@ -392,12 +392,16 @@ func (s *Service) Apply(ctx context.Context, set Settings) error {
 	if set.Frequency < MinFrequency || set.Frequency > MaxFrequency {
 		return badFrequency(set.Frequency)
 	}
+	if err := set.checkMemory(); err != nil {
+		return err
+	}
 	return s.do(ctx, func() {
 		s.mu.Lock()
 		s.cfg.Settings = set
 		s.mu.Unlock()
 		s.who.relabel(set.ServiceName, set.Labels)
 		s.budget.reset(set.CPUBudget, set.Frequency)
+		s.memory.reset(set.MemoryBudget)
 		if s.override == 0 {
 			s.setRate(s.budget.rate)
 		}

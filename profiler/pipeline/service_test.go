@@ -139,7 +139,7 @@ func TestServiceLosesNothing(t *testing.T) {
 	if all := s.Stats(); all.Samples != samples || all.Lost != lost || all.Windows < 5 {
 		t.Errorf("stats %+v of %d samples and %d lost", all, samples, lost)
 	}
-	if taken := s.taken; samples+lost != taken {
+	if taken := s.Stats().Taken; samples+lost != taken {
 		t.Errorf("%d samples delivered and %d lost are not the %d taken", samples, lost, taken)
 	}
 	last := segments[len(segments)-1]
@@ -333,8 +333,8 @@ func TestServiceEndsFullWindows(t *testing.T) {
 			samples += p.Quality.Samples
 		}
 	}
-	if samples+lost != s.taken || lost > 0 {
-		t.Errorf("%d delivered, %d lost, %d taken", samples, lost, s.taken)
+	if taken := s.Stats().Taken; samples+lost != taken || lost > 0 {
+		t.Errorf("%d delivered, %d lost, %d taken", samples, lost, taken)
 	}
 	if !long {
 		t.Error("no window took longer while delivery did")

@@ -29,7 +29,7 @@ func (k Kind) String() string {
 // how its owner tells its values when they are asked for.
 type Metric struct {
 	Name        string // as it appears everywhere; a Counter's ends in _total
-	Unit        string // UCUM: "By", "s", "1" for a ratio, "{sample}" for things that are counted; empty for none
+	Unit        string // UCUM: "By", "s", "Hz", "1" for a ratio, "{sample}" for things that are counted; empty for none
 	Description string // what a value means, one sentence
 	Kind        Kind
 	Labels      []string // names; there must be few values of each
@@ -46,7 +46,7 @@ var (
 	metricName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 	// Prometheus has the unit in the name; OpenTelemetry has it beside the name.
 	// A page that has one thing in the name and another in the unit is wrong.
-	unitSuffix = map[string]string{"By": "_bytes", "s": "_seconds", "1": "_ratio"}
+	unitSuffix = map[string]string{"By": "_bytes", "s": "_seconds", "1": "_ratio", "Hz": "_hertz"}
 )
 
 // validate says what would make the metric's lines wrong or hard to use.
@@ -64,7 +64,7 @@ func (m *Metric) validate() error {
 	case m.Kind == Gauge && counter:
 		return fmt.Errorf("metric %s is a gauge: its name must not end in _total", m.Name)
 	case unitSuffix[m.Unit] == "" && m.Unit != "" && !(strings.HasPrefix(m.Unit, "{") && strings.HasSuffix(m.Unit, "}")):
-		return fmt.Errorf("metric %s: the unit %q is none of By, s, 1 and {things}", m.Name, m.Unit)
+		return fmt.Errorf("metric %s: the unit %q is none of By, s, 1, Hz and {things}", m.Name, m.Unit)
 	}
 	for unit, suffix := range unitSuffix {
 		if strings.HasSuffix(base, suffix) != (m.Unit == unit) {

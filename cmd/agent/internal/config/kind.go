@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -98,7 +99,7 @@ func between[T cmp.Ordered](k kind[T], low, high T) kind[T] {
 func choice(words ...string) kind[string] {
 	return kind[string]{strings.Join(words, "|"), tagText, func(text string) (string, *wrong) {
 		if !slices.Contains(words, text) {
-			return "", wrongly(nearest(strings.ToLower(text), words), "it takes "+strings.Join(words, ", "))
+			return "", wrongly(near.Word(strings.ToLower(text), words), "it takes "+strings.Join(words, ", "))
 		}
 		return text, nil
 	}, same}
@@ -206,7 +207,7 @@ func export() kind[Export] {
 		case filepath.IsAbs(text):
 			return Export{}, wrongly("file:"+text, "it takes otlp, pprof and file:DIR")
 		}
-		return Export{}, wrongly(nearest(text, []string{"otlp", "pprof"}), "it takes otlp, pprof and file:DIR")
+		return Export{}, wrongly(near.Word(text, []string{"otlp", "pprof"}), "it takes otlp, pprof and file:DIR")
 	}, Export.String}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -147,8 +148,8 @@ func environment(table []setting, environ []string) (path string, values map[str
 		case serviceLinks.MatchString(name):
 		default:
 			f := &profiler.Fault{What: fmt.Sprintf("there is no setting for the variable %s", name), Fix: "kalypso-agent config show     prints all settings"}
-			if near := nearest(strings.TrimPrefix(name, envPrefix), append(names(table, envWord), envWord(configFlag))); near != "" {
-				f.Fix = "did you mean " + envPrefix + near + "?"
+			if word := near.Word(strings.TrimPrefix(name, envPrefix), append(names(table, envWord), envWord(configFlag))); word != "" {
+				f.Fix = "did you mean " + envPrefix + word + "?"
 			}
 			return "", nil, f
 		}

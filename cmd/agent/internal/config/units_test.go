@@ -1,6 +1,8 @@
 package config
 
 import (
+	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
+
 	"testing"
 	"time"
 )
@@ -59,7 +61,7 @@ func TestNearest(t *testing.T) {
 		"otlp.endpont": "otlp.endpoint", "otlp": "otlp.endpoint", "frequncy": "frequency", "label": "labels", "memory-budget": "memory.budget",
 		"spool.maxage": "spool.max-age", "": "", "x": "", "completely-different": "",
 	} {
-		if got := nearest(word, names(table, same)); got != want {
+		if got := near.Word(word, names(table, same)); got != want {
 			t.Errorf("nearest to %q is %q, want %q", word, got, want)
 		}
 	}

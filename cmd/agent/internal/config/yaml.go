@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -134,8 +135,8 @@ func (r *yamlReader) entry(name string, key, value *yaml.Node) error {
 		return r.fault(value, name+" cannot be "+shown(value), "it is a section, which holds "+strings.Join(r.below(name), ", "), "")
 	}
 	fix := "kalypso-agent config show     prints all settings"
-	if near := nearest(name, names(r.table, same)); near != "" {
-		fix = "did you mean " + near + "?"
+	if word := near.Word(name, names(r.table, same)); word != "" {
+		fix = "did you mean " + word + "?"
 	}
 	return r.fault(key, "there is no setting "+quoted(name), "", fix)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
+	"github.com/kalypso-dev/kalypso/exporter/transport"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 	"github.com/kalypso-dev/kalypso/profiler/pipeline"
@@ -65,7 +66,10 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err := d.open(ctx); err != nil {
 		return errors.Join(err, d.close())
 	}
-	defer func() { err = errors.Join(err, d.close()) }()
+	defer func() {
+		err = errors.Join(err, d.close())
+		d.logTotals()
+	}()
 	return d.run(ctx)
 }
 
@@ -82,7 +86,7 @@ func (d *daemon) open(ctx context.Context) error {
 	var err error
 	d.service, err = pipeline.NewService(pipeline.ServiceConfig{
 		Settings: pipelineSettings(s), Runtimes: d.Runtimes, OpenPerfMap: d.OpenPerfMap, Kernel: s.Kernel,
-		Window: s.Window, MemoryBudget: int64(s.Memory.Budget), SetDebugInfo: d.SetDebugInfo,
+		Window: s.Window, SetDebugInfo: d.SetDebugInfo,
 		Deliver: d.deliver, Log: d.log.Logger, Health: d.health,
 	})
 	if err != nil {
@@ -90,8 +94,12 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	own := pipeline.NewMetrics(d.service)
 	host, _ := os.Hostname()
+	push, err := pushOf(s.Telemetry.OTLP)
+	if err != nil {
+		return err
+	}
 	d.telemetry, err = telemetry.New(ctx, telemetry.Config{
-		Version: d.Version, Host: host, Snapshot: own.Snapshot, Log: d.log, Health: d.health,
+		Version: d.Version, Host: host, Snapshot: own.Snapshot, Log: d.log, Health: d.health, Push: push,
 	}, Metrics(own, d.outlets))
 	return err
 }
@@ -160,7 +168,7 @@ func pipelineSettings(s *config.Config) pipeline.Settings {
 		budget = 0 // all of the node is no limit
 	}
 	return pipeline.Settings{
-		Frequency: s.Frequency, CPUBudget: budget, ServiceName: s.Service.Name, Labels: s.Labels,
+		Frequency: s.Frequency, CPUBudget: budget, MemoryBudget: int64(s.Memory.Budget), ServiceName: s.Service.Name, Labels: s.Labels,
 		Keep: func(w *profiler.Workload, p *profiler.Process) bool {
 			return s.Wants(w.Attribute("service.name"), p.Comm, p.Cgroup)
 		},
@@ -223,4 +231,20 @@ func spoolDir(s *config.Config, kind string) string {
 		return ""
 	}
 	return filepath.Join(s.Spool.Dir, kind)
+}
+
+// pushOf says where the agent's own metrics go; nil: nowhere. A token that is
+// renewed while the agent runs takes a restart.
+func pushOf(o config.TelemetryOTLP) (*telemetry.Push, error) {
+	if o.Endpoint == "" {
+		return nil, nil
+	}
+	to := transport.Config{Endpoint: o.Endpoint, Insecure: o.Insecure, CAFile: o.CA, HeadersFile: o.HeadersFile}
+	certificates, headers, err := to.Static()
+	if err != nil {
+		return nil, err
+	}
+	return &telemetry.Push{
+		Endpoint: o.Endpoint, HTTP: o.Protocol == "http", Insecure: o.Insecure, TLS: certificates, Headers: headers,
+	}, nil
 }

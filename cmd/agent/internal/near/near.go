@@ -1,4 +1,5 @@
-package config
+// Package near finds what somebody probably meant who mistyped a word.
+package near
 
 import "strings"
 
@@ -6,9 +7,9 @@ import "strings"
 // time as their lengths multiplied.
 const wordLimit = 100
 
-// nearest is the candidate that takes the fewest edits to become word, or ""
+// Word is the candidate that takes the fewest edits to become word, or ""
 // when even that one takes more than a third of its letters.
-func nearest(word string, candidates []string) string {
+func Word(word string, candidates []string) string {
 	if len(word) > wordLimit {
 		return ""
 	}
