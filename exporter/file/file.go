@@ -45,11 +45,7 @@ func fileName(t time.Time) string { return prefix + t.UTC().Format(timeLayout) +
 
 // ours says whether the folder made a file of this name.
 func ours(name string) bool {
-	stamp, ok := strings.CutPrefix(name, prefix)
-	if stamp, ok = strings.CutSuffix(stamp, ending); !ok {
-		return false
-	}
-	t, err := time.Parse(timeLayout, stamp)
+	t, err := time.Parse(prefix+timeLayout+ending, name)
 	return err == nil && fileName(t) == name
 }
 

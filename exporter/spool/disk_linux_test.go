@@ -14,6 +14,33 @@ import (
 	"github.com/kalypso-dev/kalypso/exporter"
 )
 
+func requireRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("KALYPSO_REQUIRE_BPF") == "1" {
+		t.Fatal("KALYPSO_REQUIRE_BPF=1, and this is not root")
+	}
+	t.Skip("takes root")
+}
+
+// mountTmpfs mounts a small file system until the test ends. It skips the test
+// where the kernel refuses, outside CI: root in a container may not mount.
+func mountTmpfs(t *testing.T, dir, options string) {
+	t.Helper()
+	requireRoot(t)
+	err := unix.Mount("tmpfs", dir, "tmpfs", 0, options)
+	switch {
+	case err == nil:
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	case os.Getenv("KALYPSO_REQUIRE_BPF") == "1":
+		t.Fatalf("KALYPSO_REQUIRE_BPF=1, and mount tmpfs: %v", err)
+	default:
+		t.Skipf("mount tmpfs: %v", err)
+	}
+}
+
 // fillUp takes what room a file system has left, and gives back the file that
 // took it.
 func fillUp(t *testing.T, dir string) string {
