@@ -10,7 +10,9 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
 	"github.com/kalypso-dev/kalypso/exporter"
+	"github.com/kalypso-dev/kalypso/exporter/file"
 	"github.com/kalypso-dev/kalypso/exporter/otlp"
+	"github.com/kalypso-dev/kalypso/exporter/pyroscope"
 	"github.com/kalypso-dev/kalypso/exporter/spool"
 	"github.com/kalypso-dev/kalypso/exporter/transport"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -19,7 +21,8 @@ import (
 
 // outlet is one way out of the agent: an encoder, a queue, a sender.
 type outlet struct {
-	kind     string // as in --export
+	kind     string // of the export
+	name     string // as in --export
 	endpoint string
 	encoder  exporter.Encoder
 	sender   exporter.Sender
@@ -33,7 +36,7 @@ type outlet struct {
 
 func (d *daemon) newOutlet(e config.Export) (*outlet, error) {
 	s := d.settings
-	o := &outlet{kind: e.Kind, endpoint: s.OTLP.Endpoint, log: d.log.With("export", e.String())}
+	o := &outlet{kind: e.Kind, name: e.String(), endpoint: s.OTLP.Endpoint, log: d.log.With("export", e.String())}
 	var err error
 	switch e.Kind {
 	case "otlp":
@@ -43,6 +46,12 @@ func (d *daemon) newOutlet(e config.Export) (*outlet, error) {
 		}
 		o.encoder = otlp.NewEncoder(otlp.EncoderConfig{Version: d.Version})
 		o.sender, err = otlp.NewSender(d.transport(), protocol)
+	case "pprof":
+		o.encoder = pyroscope.NewEncoder(pyroscope.EncoderConfig{})
+		o.sender, err = pyroscope.NewSender(d.transport())
+	case "file":
+		o.endpoint, o.encoder = e.Dir, file.Encoder{}
+		o.sender, err = file.Open(file.Config{Dir: e.Dir})
 	default:
 		err = fmt.Errorf("no export of the kind %q", e.Kind)
 	}
