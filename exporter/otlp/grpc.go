@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kalypso-dev/kalypso/exporter"
+	"github.com/kalypso-dev/kalypso/exporter/pyroscope/partial"
 	"github.com/kalypso-dev/kalypso/exporter/transport"
 )
 
@@ -26,6 +27,7 @@ const exportMethod = "/opentelemetry.proto.collector.profiles.v1development.Prof
 // grpcSender sends over one connection, which it makes anew after it failed.
 type grpcSender struct {
 	transport *transport.GRPC
+	ledger    partial.Ledger
 
 	mu   sync.Mutex
 	conn *grpc.ClientConn // nil: none yet, or it failed
@@ -41,6 +43,11 @@ func newGRPCSender(c transport.Config) (*grpcSender, error) {
 
 // Send sends a request and waits for the answer.
 func (s *grpcSender) Send(ctx context.Context, r *exporter.Request) (exporter.Receipt, error) {
+	receipt, err := s.export(ctx, s.ledger.Left(r))
+	return s.ledger.Settle(r, receipt, err)
+}
+
+func (s *grpcSender) export(ctx context.Context, message []byte) (exporter.Receipt, error) {
 	conn, err := s.connection()
 	if err != nil {
 		return exporter.Receipt{}, err
@@ -48,9 +55,9 @@ func (s *grpcSender) Send(ctx context.Context, r *exporter.Request) (exporter.Re
 	call, cancel := context.WithTimeout(ctx, s.transport.Timeout())
 	defer cancel()
 	var answer []byte
-	err = conn.Invoke(call, exportMethod, r.Body, &answer, grpc.ForceCodecV2(bytesCodec{}), grpc.UseCompressor(gzip.Name))
+	err = conn.Invoke(call, exportMethod, message, &answer, grpc.ForceCodecV2(bytesCodec{}), grpc.UseCompressor(gzip.Name))
 	if err == nil {
-		return receipt(answer), nil
+		return readReceipt(answer), nil
 	}
 	if ctx.Err() != nil {
 		return exporter.Receipt{}, ctx.Err()
@@ -114,7 +121,7 @@ func (s *grpcSender) classify(err error) error {
 	if !ok {
 		return transport.Explain(address, err)
 	}
-	said := transport.Line(st.Message())
+	said := &transport.Said{Text: st.Message()}
 	refused := &exporter.RefusedError{Err: transport.Answered(address, said, "")}
 	switch st.Code() {
 	case codes.InvalidArgument:
@@ -143,7 +150,7 @@ func (s *grpcSender) classify(err error) error {
 	case codes.DeadlineExceeded:
 		return transport.Explain(address, context.DeadlineExceeded)
 	}
-	return transport.Answered(address, fmt.Sprintf("%s (%s)", said, st.Code()), "")
+	return transport.Answered(address, fmt.Errorf("%w (%s)", said, st.Code()), "")
 }
 
 func busy(err error, st *status.Status) error {
@@ -163,9 +170,9 @@ func retryInfo(st *status.Status) *errdetails.RetryInfo {
 	return nil
 }
 
-// receipt reads the answer to a request that was taken. One that cannot be
+// readReceipt reads the answer to a request that was taken. One that cannot be
 // read changes nothing about that.
-func receipt(answer []byte) exporter.Receipt {
+func readReceipt(answer []byte) exporter.Receipt {
 	response := pprofileotlp.NewExportResponse()
 	if err := response.UnmarshalProto(answer); err != nil {
 		return exporter.Receipt{Message: "taken, with an answer that cannot be read"}

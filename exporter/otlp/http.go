@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/kalypso-dev/kalypso/exporter"
+	"github.com/kalypso-dev/kalypso/exporter/pyroscope/partial"
 	"github.com/kalypso-dev/kalypso/exporter/transport"
 )
 
@@ -19,19 +20,27 @@ const httpPath = "/v1development/profiles"
 // contentType is one of the three that Pyroscope takes, letter by letter.
 const contentType = "application/x-protobuf"
 
-type httpSender struct{ transport *transport.HTTP }
+type httpSender struct {
+	transport *transport.HTTP
+	ledger    partial.Ledger
+}
 
 func newHTTPSender(c transport.Config) (*httpSender, error) {
 	t, err := transport.NewHTTP(c)
 	if err != nil {
 		return nil, err
 	}
-	return &httpSender{t}, nil
+	return &httpSender{transport: t}, nil
 }
 
 // Send sends a request and waits for the answer.
 func (s *httpSender) Send(ctx context.Context, r *exporter.Request) (exporter.Receipt, error) {
-	body, err := compress(r.Body)
+	receipt, err := s.post(ctx, s.ledger.Left(r))
+	return s.ledger.Settle(r, receipt, err)
+}
+
+func (s *httpSender) post(ctx context.Context, message []byte) (exporter.Receipt, error) {
+	body, err := compress(message)
 	if err != nil {
 		return exporter.Receipt{}, err
 	}
@@ -40,7 +49,7 @@ func (s *httpSender) Send(ctx context.Context, r *exporter.Request) (exporter.Re
 	if err != nil {
 		return exporter.Receipt{}, err
 	}
-	return receipt(answer), nil
+	return readReceipt(answer), nil
 }
 
 // Close closes the connections.

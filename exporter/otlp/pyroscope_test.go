@@ -61,6 +61,9 @@ func TestRealPyroscope(t *testing.T) {
 		t.Run("the parts of a profile add up", func(t *testing.T) {
 			realParts(t, server, sender(t, p, c), name)
 		})
+		t.Run("what was stored of a request above the rate is not sent again", func(t *testing.T) {
+			realPartial(t, server, sender(t, p, c), name)
+		})
 		t.Run("what is too old is refused for good", func(t *testing.T) {
 			requests := encode(t, EncoderConfig{}, shop(time.Now().Add(-2*time.Hour)))
 			_, err := sender(t, p, c).Send(t.Context(), requests[0])
@@ -169,6 +172,30 @@ func sendPatiently(t *testing.T, server *pyroscopetest.Server, s exporter.Sender
 		}
 		return err == nil
 	})
+}
+
+// realPartial sends a request of which the rate limit lets only some profiles
+// pass, again and again until all have.
+func realPartial(t *testing.T, server *pyroscopetest.Server, s exporter.Sender, name string) {
+	const workloads = 6
+	profiles := window(workloads, 24000, 80, 24000, time.Now().Add(-15*time.Second))
+	for w, p := range profiles {
+		p.Workload = &profiler.Workload{Attributes: []profiler.Attribute{{Key: "service.name", Value: fmt.Sprintf("partial-%s-%d", name, w)}}}
+	}
+	requests := encode(t, EncoderConfig{PushBytes: 100 << 20}, profiles)
+	if len(requests) != 1 {
+		t.Fatalf("%d requests, want 1", len(requests))
+	}
+	if _, err := s.Send(t.Context(), requests[0]); !strings.HasPrefix(outcome(err), "busy") {
+		t.Errorf("the first try: %s, want busy: the test needs a larger request", outcome(err))
+	}
+	sendPatiently(t, server, s, requests[0])
+	for w, p := range profiles {
+		want := int64(samplesOf([]*profiler.Profile{p})) * p.Period().Nanoseconds()
+		if got := total(server.Profile(fmt.Sprintf(`{service_name="partial-%s-%d"}`, name, w))); got != want {
+			t.Errorf("workload %d has %d ns, want %d", w, got, want)
+		}
+	}
 }
 
 // realParts sends one profile in parts: within one request, as where it has

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -43,6 +44,7 @@ var causes = []cause{
 	{"connection reset by peer", "it closed the connection", ""},
 	{"broken pipe", "it closed the connection", ""},
 	{"EOF", "it closed the connection", ""},
+	{"client conn could not be established", "it closed the connection", ""},
 	{"the connection is draining", "it closed the connection", ""},
 	{"transport is closing", "it closed the connection", ""},
 	{"stream terminated by RST_STREAM", "it broke the request off", ""},
@@ -97,7 +99,31 @@ func Line(s string) string {
 	return profiler.Printable(s)
 }
 
+// Said is what a backend answered, in its own words.
+type Said struct{ Text string }
+
+// Error is the answer as one line.
+func (s *Said) Error() string { return Line(s.Text) }
+
 // Answered is the error of a backend that was reached and said no.
-func Answered(address, why, fix string) error {
-	return &profiler.Fault{What: address + " does not take the profiles", Why: errors.New(why), Fix: fix}
+func Answered(address string, why error, fix string) error {
+	return &profiler.Fault{What: address + " does not take the profiles", Why: why, Fix: fix}
+}
+
+// Unaccepted is the error of a backend that does not accept who we say we are.
+// It says nothing of the data: a token may have been rotated a moment too soon.
+func Unaccepted(address string, said error) error {
+	return Answered(address, fmt.Errorf("it does not accept who we say we are: %w", said),
+		"check the user, token or tenant; they are read again before each request")
+}
+
+// Missing is the error of a backend that does not have what is asked for.
+func Missing(address, what string) error {
+	return Answered(address, fmt.Errorf("it has no %s", what), "is it Pyroscope, or a collector with --feature-gates=service.profilesSupport?")
+}
+
+// Invalid finds the words of Pyroscope for a message that no retry helps, where
+// its answer has another code.
+func Invalid(text string) bool {
+	return strings.Contains(text, "InvalidArgument") || strings.Contains(text, "invalid_argument")
 }

@@ -16,6 +16,9 @@ const idleTimeout = 90 * time.Second
 // dialTimeout leaves most of a request's time to the request.
 const dialTimeout = 5 * time.Second
 
+// connections are kept for requests that go out at once.
+const connections = 8
+
 // answerHeaderLimit bounds what a strange server makes us keep.
 const answerHeaderLimit = 64 << 10
 
@@ -106,7 +109,7 @@ func (h *HTTP) transport() (*http.Transport, error) {
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    dialTimeout,
 		IdleConnTimeout:        idleTimeout,
-		MaxIdleConnsPerHost:    1,
+		MaxIdleConnsPerHost:    connections,
 		MaxResponseHeaderBytes: answerHeaderLimit,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,

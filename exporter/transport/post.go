@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -61,14 +62,14 @@ func (h *HTTP) Post(ctx context.Context, path string, header http.Header, body [
 // classify says what an answer means for the message.
 func (h *HTTP) classify(path string, r *http.Response, answer []byte) error {
 	said := words(r, answer)
-	answered := func(fix, why string) error {
-		return Answered(h.Address(), fmt.Sprintf("%s (HTTP %d)", why, r.StatusCode), fix)
+	answered := func(fix string, why error) error {
+		return Answered(h.Address(), fmt.Errorf("%w (HTTP %d)", why, r.StatusCode), fix)
 	}
 	switch r.StatusCode {
 	case http.StatusBadRequest:
 		// The words of Go's server and of nginx for a request without TLS.
-		if strings.Contains(said, "HTTP request to an HTTPS server") || strings.Contains(said, "plain HTTP request was sent to HTTPS port") {
-			return answered("leave --otlp.insecure out", "it speaks HTTP only with TLS")
+		if strings.Contains(said.Text, "HTTP request to an HTTPS server") || strings.Contains(said.Text, "plain HTTP request was sent to HTTPS port") {
+			return answered("leave --otlp.insecure out", errors.New("it speaks HTTP only with TLS"))
 		}
 		return &exporter.RefusedError{Err: answered("", said)}
 	case http.StatusRequestEntityTooLarge:
@@ -80,36 +81,19 @@ func (h *HTTP) classify(path string, r *http.Response, answer []byte) error {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return &exporter.BusyError{Err: answered("", said), After: headerDelay(r.Header.Get("Retry-After"))}
 	case http.StatusInternalServerError:
-		if Invalid(string(answer)) {
+		if Invalid(said.Text) {
 			return &exporter.RefusedError{Err: answered("", said)}
 		}
 	}
 	if r.StatusCode/100 == 3 {
-		return answered("name the address that it points to", "it points elsewhere: "+Line(r.Header.Get("Location")))
+		return answered("name the address that it points to", fmt.Errorf("it points elsewhere: %s", Line(r.Header.Get("Location"))))
 	}
 	return answered("", said)
 }
 
-// Unaccepted is the error of a backend that does not accept who we say we are.
-// It says nothing of the data: a token may have been rotated a moment too soon.
-func Unaccepted(address, said string) error {
-	return Answered(address, "it does not accept who we say we are: "+said, "check the user, token or tenant; they are read again before each request")
-}
-
-// Missing is the error of a backend that does not have what is asked for.
-func Missing(address, what string) error {
-	return Answered(address, "it has no "+what, "is it Pyroscope, or a collector with --feature-gates=service.profilesSupport?")
-}
-
-// Invalid finds the words of Pyroscope for a message that no retry helps, where
-// its answer has another code.
-func Invalid(text string) bool {
-	return strings.Contains(text, "InvalidArgument") || strings.Contains(text, "invalid_argument")
-}
-
 // words is what an answer says: text, the JSON of Connect, or a Status as OTLP
 // wants it.
-func words(r *http.Response, answer []byte) string {
+func words(r *http.Response, answer []byte) *Said {
 	said := ""
 	switch kind := r.Header.Get("Content-Type"); {
 	case strings.HasPrefix(kind, "application/x-protobuf"):
@@ -126,10 +110,10 @@ func words(r *http.Response, answer []byte) string {
 	if said == "" {
 		said = string(answer)
 	}
-	if said = Line(said); said != "" {
-		return said
+	if strings.TrimSpace(said) == "" {
+		said = http.StatusText(r.StatusCode)
 	}
-	return http.StatusText(r.StatusCode)
+	return &Said{said}
 }
 
 // headerDelay reads Retry-After: seconds or a date.
