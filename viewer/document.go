@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"bufio"
 	"cmp"
 	"slices"
 	"strconv"
@@ -13,17 +14,18 @@ import (
 // threads where they are told apart, then frames, root first. Tables are flat
 // lists of numbers because they parse and deflate best.
 type document struct {
-	Version   int          `json:"version"`
-	Links     []Link       `json:"links,omitempty"`
-	Meta      meta         `json:"meta"`
-	Quality   quality      `json:"quality"`
-	Strings   []string     `json:"strings"`
-	Modules   []int        `json:"modules"`   // name, path, build ID
-	Functions []int        `json:"functions"` // name, module, kind
-	Frames    []int        `json:"frames"`    // function, file, inlined
-	Processes []int        `json:"processes"` // PID, command, executable, cgroup
-	Threads   []int        `json:"threads"`   // name
-	Nodes     documentTree `json:"nodes"`
+	Version   int      `json:"version"`
+	Links     []Link   `json:"links,omitempty"`
+	Meta      meta     `json:"meta"`
+	Quality   quality  `json:"quality"`
+	Strings   []string `json:"strings"`
+	Modules   []int    `json:"modules"`   // name, path, build ID
+	Functions []int    `json:"functions"` // name, module, kind
+	Frames    []int    `json:"frames"`    // function, file, inlined
+	Processes []int    `json:"processes"` // PID, command, executable, cgroup
+	Threads   []int    `json:"threads"`   // name
+
+	top node // whose children are the processes; written as "nodes": see writeNodes
 }
 
 type meta struct {
@@ -53,16 +55,6 @@ type counted struct {
 	Count uint64 `json:"count"`
 }
 
-// documentTree lists nodes in preorder. A node's What is an index into
-// Processes at depth 0, into Threads when it is negative (as -1-index), else
-// into Frames.
-type documentTree struct {
-	Depth []int32  `json:"depth"`
-	What  []int32  `json:"what"`
-	Line  []int32  `json:"line"`
-	Self  []uint64 `json:"self"`
-}
-
 // kinds of the page, in the order of profiler.FrameKind.
 const kindMarker = int(profiler.KindMarker)
 
@@ -75,16 +67,19 @@ type builder struct {
 	located   map[*profiler.Location][][2]int // frame and line, root first
 	processes map[*profiler.Process]*node
 	threads   map[string]int
-	roots     []*node
-	nodes     int
 }
 
+// node is a call and what was called from it. Most have one child, which a slice
+// or a map for each would take more memory for than all the rest.
 type node struct {
 	what, line  int32
 	self, total uint64
-	children    []*node
+	first, next *node              // its children, and the next one of its parent's
 	index       map[[2]int32]*node // of children, where there are many
 }
+
+// manyChildren is from where on a map finds a child faster.
+const manyChildren = 16
 
 func newDocument(p *profiler.Profile, links []Link) *document {
 	b := builder{
@@ -114,13 +109,7 @@ func newDocument(p *profiler.Profile, links []Link) *document {
 		b.sample(&p.Samples[i])
 	}
 	b.quality(p)
-	sortNodes(b.roots)
-	b.doc.Nodes = documentTree{
-		Depth: make([]int32, 0, b.nodes), What: make([]int32, 0, b.nodes), Line: make([]int32, 0, b.nodes), Self: make([]uint64, 0, b.nodes),
-	}
-	for _, n := range b.roots {
-		b.emit(n, 0)
-	}
+	b.doc.top.sort(nil)
 	return b.doc
 }
 
@@ -128,54 +117,49 @@ func (b *builder) sample(s *profiler.Sample) {
 	n := b.process(s.Process)
 	n.total += s.Count
 	if s.TID != 0 || s.Thread != "" {
-		n = b.child(n, -1-b.thread(s), 0, s.Count)
+		n = n.child(-1-b.thread(s), 0, s.Count)
 	}
 	if s.Stack != nil {
 		if m := s.Stack.Stop.Marker(); m != "" {
-			n = b.child(n, b.frame(b.function(m, -1, kindMarker), "", false), 0, s.Count)
+			n = n.child(b.frame(b.function(m, -1, kindMarker), "", false), 0, s.Count)
 		}
 		for i := len(s.Stack.Locations) - 1; i >= 0; i-- {
 			for _, f := range b.location(s.Stack.Locations[i]) {
-				n = b.child(n, f[0], f[1], s.Count)
+				n = n.child(f[0], f[1], s.Count)
 			}
 		}
 	}
 	n.self += s.Count
 }
 
-// manyChildren is from where on a map finds a child faster. Most nodes have one
-// child, and a map for each of them was half of the memory of a page.
-const manyChildren = 16
-
-func (b *builder) child(n *node, what, line int, count uint64) *node {
-	c := n.find(int32(what), int32(line))
-	if c == nil {
-		c = &node{what: int32(what), line: int32(line)}
-		b.nodes++
-		n.children = append(n.children, c)
-		if len(n.children) == manyChildren {
-			n.index = make(map[[2]int32]*node, 2*manyChildren)
-			for _, c := range n.children {
-				n.index[[2]int32{c.what, c.line}] = c
-			}
-		} else if n.index != nil {
-			n.index[[2]int32{c.what, c.line}] = c
+// child gives the child that is the call, a new one if there is none yet.
+func (n *node) child(what, line int, count uint64) *node {
+	key := [2]int32{int32(what), int32(line)}
+	c, children := n.index[key], 0
+	if n.index == nil {
+		for c = n.first; c != nil && key != [2]int32{c.what, c.line}; c = c.next {
+			children++
 		}
+	}
+	if c == nil {
+		c = &node{what: key[0], line: key[1]}
+		n.add(c, children+1 == manyChildren)
 	}
 	c.total += count
 	return c
 }
 
-func (n *node) find(what, line int32) *node {
-	if n.index != nil {
-		return n.index[[2]int32{what, line}]
-	}
-	for _, c := range n.children {
-		if c.what == what && c.line == line {
-			return c
+func (n *node) add(c *node, many bool) {
+	c.next, n.first = n.first, c
+	switch {
+	case many:
+		n.index = make(map[[2]int32]*node, 2*manyChildren)
+		for c := n.first; c != nil; c = c.next {
+			n.index[[2]int32{c.what, c.line}] = c
 		}
+	case n.index != nil:
+		n.index[[2]int32{c.what, c.line}] = c
 	}
-	return nil
 }
 
 func (b *builder) process(p *profiler.Process) *node {
@@ -183,7 +167,6 @@ func (b *builder) process(p *profiler.Process) *node {
 		return n
 	}
 	n := &node{what: int32(len(b.doc.Processes) / 4)}
-	b.nodes++
 	var pid int
 	comm, exe, cgroup := "[unknown]", "", ""
 	if p != nil {
@@ -195,7 +178,7 @@ func (b *builder) process(p *profiler.Process) *node {
 	}
 	b.doc.Processes = append(b.doc.Processes, pid, b.text(comm), b.text(exe), b.text(cgroup))
 	b.processes[p] = n
-	b.roots = append(b.roots, n)
+	b.doc.top.add(n, false)
 	return n
 }
 
@@ -283,22 +266,64 @@ func (b *builder) frame(function int, file string, inlined bool) int {
 	return n
 }
 
-func (b *builder) emit(n *node, depth int) {
-	t := &b.doc.Nodes
-	t.Depth = append(t.Depth, int32(depth))
-	t.What = append(t.What, n.what)
-	t.Line = append(t.Line, n.line)
-	t.Self = append(t.Self, n.self)
-	sortNodes(n.children)
-	for _, c := range n.children {
-		b.emit(c, depth+1)
+// writeNodes writes the tree as four lists of numbers, one for each thing that is
+// known of a node, in preorder. A node's "what" is an index into Processes at
+// depth 0, into Threads when it is negative (as -1-index), else into Frames. The
+// lists are written number by number: there are a hundred thousand nodes.
+func (d *document) writeNodes(w *bufio.Writer) {
+	w.WriteString(`"nodes":{`)
+	for i, list := range []struct {
+		name  string
+		value func(n *node, depth int) int64
+	}{
+		{"depth", func(_ *node, depth int) int64 { return int64(depth) }},
+		{"what", func(n *node, _ int) int64 { return int64(n.what) }},
+		{"line", func(n *node, _ int) int64 { return int64(n.line) }},
+		{"self", func(n *node, _ int) int64 { return int64(n.self) }},
+	} {
+		if i > 0 {
+			w.WriteByte(',')
+		}
+		w.WriteString(strconv.Quote(list.name) + ":[")
+		first := true
+		walk(d.top.first, 0, func(n *node, depth int) {
+			if !first {
+				w.WriteByte(',')
+			}
+			first = false
+			w.Write(strconv.AppendInt(w.AvailableBuffer(), list.value(n, depth), 10))
+		})
+		w.WriteByte(']')
+	}
+	w.WriteByte('}')
+}
+
+// walk calls f for a node, those after it and all below, a node before its
+// children.
+func walk(n *node, depth int, f func(n *node, depth int)) {
+	for ; n != nil; n = n.next {
+		f(n, depth)
+		walk(n.first, depth+1, f)
 	}
 }
 
-// sortNodes puts the heaviest first, as the page shows them; ties keep the
-// order in which they were seen.
-func sortNodes(nodes []*node) {
-	slices.SortStableFunc(nodes, func(a, b *node) int { return cmp.Compare(b.total, a.total) })
+// sort puts the heaviest first, as the page shows them, at every depth; ties are
+// in the order in which they were seen. It uses the memory of list.
+func (n *node) sort(list []*node) []*node {
+	list = list[:0]
+	for c := n.first; c != nil; c = c.next {
+		list = append(list, c)
+	}
+	slices.Reverse(list) // the last that was seen is the first
+	slices.SortStableFunc(list, func(a, b *node) int { return cmp.Compare(b.total, a.total) })
+	n.first = nil
+	for _, c := range slices.Backward(list) {
+		c.next, n.first = n.first, c
+	}
+	for c := n.first; c != nil; c = c.next {
+		list = c.sort(list)
+	}
+	return list
 }
 
 func (b *builder) quality(p *profiler.Profile) {

@@ -111,7 +111,16 @@ func pack(w io.Writer, d *document) error {
 	if err != nil {
 		return err
 	}
-	if err := json.NewEncoder(z).Encode(d); err != nil {
+	tables, err := json.Marshal(d)
+	if err != nil {
+		return fmt.Errorf("write profile into page: %w", err)
+	}
+	b := bufio.NewWriterSize(z, 32<<10)
+	b.Write(tables[:len(tables)-1]) // without its closing brace
+	b.WriteByte(',')
+	d.writeNodes(b)
+	b.WriteByte('}')
+	if err := b.Flush(); err != nil { // the writer keeps its first error
 		return fmt.Errorf("write profile into page: %w", err)
 	}
 	if err := z.Close(); err != nil {

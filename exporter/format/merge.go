@@ -25,9 +25,9 @@ import (
 // Merge does not change the profiles, but the result shares their frames,
 // modules and processes.
 func Merge(profiles ...*profiler.Profile) *profiler.Profile {
-	var m Merger
+	m := Merger{Whole: true}
 	for _, p := range profiles {
-		m.add("", p)
+		m.Add(p)
 	}
 	if len(m.sums) == 0 {
 		return &profiler.Profile{}
@@ -35,9 +35,11 @@ func Merge(profiles ...*profiler.Profile) *profiler.Profile {
 	return m.sums[0].profile()
 }
 
-// Merger adds up profiles by workload, one after the other, so that not all of
-// them have to be in memory. The zero Merger is empty.
+// Merger adds up profiles one after the other, so that not all of them have to
+// be in memory. The zero Merger is empty and tells workloads apart.
 type Merger struct {
+	Whole bool // all workloads are one
+
 	modules   map[profiler.Module]*profiler.Module
 	locations map[locationKey][]*profiler.Location
 	stacks    map[uint64][]*profiler.Stack // by a hash of their locations
@@ -74,8 +76,15 @@ type sampleKey struct {
 	stack   *profiler.Stack
 }
 
-// Add adds a profile to what was added of its workload.
-func (m *Merger) Add(p *profiler.Profile) { m.add(workloadKey(p.Workload), p) }
+// Stacks is how many different samples were added: what memory it takes is for
+// them.
+func (m *Merger) Stacks() int {
+	n := 0
+	for _, s := range m.sums {
+		n += len(s.out.Samples)
+	}
+	return n
+}
 
 // Profiles gives the sums, one per workload, in the order in which workloads
 // were first added. Nothing may be added afterwards.
@@ -102,7 +111,12 @@ func workloadKey(w *profiler.Workload) string {
 	return b.String()
 }
 
-func (m *Merger) add(key string, p *profiler.Profile) {
+// Add adds a profile to what was added of its workload.
+func (m *Merger) Add(p *profiler.Profile) {
+	key := ""
+	if !m.Whole {
+		key = workloadKey(p.Workload)
+	}
 	if m.byKey == nil {
 		m.modules = make(map[profiler.Module]*profiler.Module)
 		m.locations = make(map[locationKey][]*profiler.Location)
