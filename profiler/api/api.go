@@ -1,0 +1,231 @@
+// Package api is the local HTTP API of a running agent and its client: profiles
+// of the last minutes and from now on, what is hot, what was sampled, how far
+// that can be trusted, and where every thread of a process is. docs/reference/
+// api.md lists the routes.
+//
+// It owns the history in memory, the routes, what they answer, and who is
+// answered: programs of this machine, and nobody else. It does not know how
+// profiles are made. They come by History.Add and from a Source, and go out by
+// package format and the viewer.
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// DefaultAddress is where an agent listens unless it is told otherwise.
+const DefaultAddress = "127.0.0.1:4041"
+
+// Source is the agent as far as the API asks it.
+type Source interface {
+	// Record gives what is sampled from now on for a while, at a rate of its own
+	// where hz is not 0. A context that ends early is no error.
+	Record(ctx context.Context, d time.Duration, hz int) ([]Segment, error)
+	Status() Status
+	// Dump gives the stacks of every thread of a process right now. An error
+	// that is fs.ErrNotExist or syscall.ESRCH says that there is no such process.
+	Dump(ctx context.Context, pid profiler.PID) ([]ThreadStack, error)
+}
+
+// ErrBusy in an error of a Source says that the same may work a little later.
+var ErrBusy = errors.New("busy")
+
+// ThreadStack is one thread and where it is.
+type ThreadStack struct {
+	TID     profiler.TID
+	Name    string
+	State   string // "running", "sleeping", …: see proc_pid_stat(5)
+	Syscall string // the system call that it is in; empty: none, or not known
+	Changed bool   // it ran while its stack was read: only the leaf is known
+	Stack   *profiler.Stack
+}
+
+// Status is how the agent is doing.
+type Status struct {
+	Version         string
+	Host            string
+	Event           string // "cpu-clock" or "cycles"
+	Started         time.Time
+	Frequency       int // samples a second and CPU, now
+	WantedFrequency int // what was asked for; the CPU budget may not allow it
+	Quality         profiler.Quality
+	Cost            Cost
+}
+
+// Cost is what the agent takes of the machine.
+type Cost struct {
+	CPU          time.Duration // user and system time since it was started
+	BPF          time.Duration // of its programs in the kernel, since then
+	Share        float64       // of all CPUs, both together, now
+	Budget       float64       // of all CPUs; 0: no limit
+	RSSBytes     int64
+	MapBytes     int64 // kernel memory of BPF maps
+	MemoryBudget int64 // bytes; 0: none
+}
+
+// By is what a Top has rows of.
+type By string
+
+// What a Top may have rows of.
+const (
+	ByFunction By = "function"
+	ByProcess  By = "process"
+	ByService  By = "service"
+	ByModule   By = "module"
+)
+
+// Schemas of the answers. Fields are added to them, not changed.
+const (
+	schemaTop       = "kalypso.agent.top/v1"
+	schemaProcesses = "kalypso.agent.processes/v1"
+	schemaQuality   = "kalypso.agent.quality/v1"
+	schemaDump      = "kalypso.agent.dump/v1"
+	schemaError     = "kalypso.agent.error/v1"
+)
+
+// Span is the time that an answer is about, and what was sampled in it.
+type Span struct {
+	From      time.Time `json:"from"`
+	To        time.Time `json:"to"`
+	Seconds   float64   `json:"seconds"`       // that were recorded in it
+	Cut       bool      `json:"cut,omitempty"` // it begins later than asked for: see Range
+	Host      string    `json:"host,omitempty"`
+	Event     string    `json:"event,omitempty"`
+	Frequency int       `json:"frequency"` // samples a second and CPU
+	Samples   uint64    `json:"samples"`
+	Lost      uint64    `json:"lost"`
+	Cores     float64   `json:"cores"` // CPUs that were busy, on average
+	Processes int       `json:"processes"`
+}
+
+// Top is what used the CPUs, the one that used most first.
+type Top struct {
+	Schema string `json:"schema"`
+	Span
+	By   By       `json:"by"`
+	Rows []TopRow `json:"rows"`
+	More int      `json:"more"` // rows over the limit
+}
+
+// TopRow is a function, a process, a service or a module.
+type TopRow struct {
+	Name         string       `json:"name"`
+	Kind         string       `json:"kind,omitempty"`    // of a function
+	Module       string       `json:"module,omitempty"`  // file name of a native function
+	PID          profiler.PID `json:"pid,omitempty"`     // of a process
+	Service      string       `json:"service,omitempty"` // of a process
+	SelfSamples  uint64       `json:"self_samples"`      // whose innermost call it was
+	TotalSamples uint64       `json:"total_samples"`     // that had it anywhere in their stack
+	SelfPercent  float64      `json:"self_percent"`
+	TotalPercent float64      `json:"total_percent"`
+	SelfCores    float64      `json:"self_cores"`
+	TotalCores   float64      `json:"total_cores"`
+}
+
+// Processes is what was sampled, the busiest first.
+type Processes struct {
+	Schema string `json:"schema"`
+	Span
+	List []Process `json:"list"`
+}
+
+// Process is one process that was sampled.
+type Process struct {
+	PID     profiler.PID `json:"pid"`
+	Comm    string       `json:"comm"`
+	Exe     string       `json:"exe,omitempty"`
+	Cgroup  string       `json:"cgroup,omitempty"`
+	Service string       `json:"service,omitempty"`
+	Samples uint64       `json:"samples"`
+	Cores   float64      `json:"cores"`
+}
+
+// Quality is how far profiles can be trusted and what they cost. Counts are
+// since the agent was started.
+type Quality struct {
+	Schema          string            `json:"schema"`
+	Version         string            `json:"version"`
+	Host            string            `json:"host"`
+	Event           string            `json:"event"`
+	Started         time.Time         `json:"started"`
+	Frequency       int               `json:"frequency"`
+	WantedFrequency int               `json:"wanted_frequency"`
+	Samples         uint64            `json:"samples"`
+	Lost            uint64            `json:"lost"`
+	StacksComplete  uint64            `json:"stacks_complete"`
+	StacksByReason  map[string]uint64 `json:"stacks_by_reason"`
+	Frames          uint64            `json:"frames"`
+	FramesNamed     uint64            `json:"frames_named"`
+	UnnamedByModule map[string]uint64 `json:"unnamed_by_module"` // the 100 with most
+	Rates           []Rate            `json:"rates"`
+	Cost            CostReport        `json:"cost"`
+	History         HistoryStats      `json:"history"`
+}
+
+// Rate is a time in which one rate was used.
+type Rate struct {
+	From      time.Time `json:"from"`
+	To        time.Time `json:"to"`
+	Frequency int       `json:"frequency"`
+	Samples   uint64    `json:"samples"`
+	Lost      uint64    `json:"lost"`
+}
+
+// CostReport is Cost with its units in its names.
+type CostReport struct {
+	CPUSeconds   float64 `json:"cpu_seconds"`
+	BPFSeconds   float64 `json:"bpf_seconds"`
+	CPUPercent   float64 `json:"cpu_percent"`        // of all CPUs, now
+	CPUBudget    float64 `json:"cpu_budget_percent"` // 0: no limit
+	RSSBytes     int64   `json:"rss_bytes"`
+	MapBytes     int64   `json:"bpf_map_bytes"`
+	MemoryBudget int64   `json:"memory_budget_bytes"` // 0: none
+}
+
+// Dump is the stacks of every thread of a process.
+type Dump struct {
+	Schema   string       `json:"schema"`
+	PID      profiler.PID `json:"pid"`
+	Comm     string       `json:"comm,omitempty"` // name of the main thread
+	Time     time.Time    `json:"time"`
+	Complete int          `json:"stacks_complete"`
+	Threads  []DumpThread `json:"threads"`
+}
+
+// DumpThread is one thread. Its stack ends with the frame that is farthest from
+// what it does.
+type DumpThread struct {
+	TID      profiler.TID `json:"tid"`
+	Name     string       `json:"name"`
+	State    string       `json:"state"`
+	Syscall  string       `json:"syscall,omitempty"`
+	Complete bool         `json:"complete"`
+	Changed  bool         `json:"changed,omitempty"` // it ran while its stack was read
+	Stop     string       `json:"stop"`              // why the stack ends: profiler.Stop
+	Marker   string       `json:"marker,omitempty"`  // the same for people; empty when it is complete
+	Frames   []DumpFrame  `json:"frames"`
+}
+
+// DumpFrame is one call.
+type DumpFrame struct {
+	Kind     string `json:"kind"`
+	Function string `json:"function"` // module+0xoffset where there is no name
+	Named    bool   `json:"named"`
+	Module   string `json:"module,omitempty"`
+	File     string `json:"file,omitempty"`
+	Line     int    `json:"line,omitempty"`
+	Inlined  bool   `json:"inlined,omitempty"`
+	Address  string `json:"address"` // in the module
+}
+
+// failure is an error as it is answered: a profiler.Fault in JSON.
+type failure struct {
+	Schema string `json:"schema"`
+	Error  string `json:"error"`
+	Cause  string `json:"cause,omitempty"`
+	Fix    string `json:"fix,omitempty"`
+}
