@@ -1,6 +1,8 @@
 package otlp
 
 import (
+	"fmt"
+
 	"github.com/kalypso-dev/kalypso/exporter"
 	"github.com/kalypso-dev/kalypso/exporter/pyroscope/limits"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -30,7 +32,7 @@ func NewEncoder(c EncoderConfig) *Encoder {
 // refuse one of that size. The samples that it drops are those of a profile
 // without a rate, and those whose stack alone is too large for a request.
 func (e *Encoder) Encode(profiles []*profiler.Profile) ([]*exporter.Request, uint64, error) {
-	p := plan{config: &e.config, table: newTable()}
+	p := newPlan(&e.config)
 	for _, profile := range profiles {
 		p.profile(profile)
 	}
@@ -52,6 +54,7 @@ type plan struct {
 	batches []batch
 	charge  int // of the last batch
 	dropped uint64
+	parts   map[string]int // made of each set of labels
 
 	// The current piece, by its number, and the last piece in which a location,
 	// function, string was charged.
@@ -65,13 +68,18 @@ type plan struct {
 	locationNumbers             []int32
 }
 
+func newPlan(c *EncoderConfig) *plan {
+	return &plan{config: c, table: newTable(), parts: map[string]int{}}
+}
+
 // batch becomes a request.
 type batch []piece
 
-// piece is a profile, or a part of one: the backend adds up profiles of the
-// same time and labels.
+// piece is a profile, or a part of one: the backend adds up what it has of the
+// same labels.
 type piece struct {
 	profile *profiler.Profile
+	part    int // of those with the same labels
 	labels  []profiler.Attribute
 	samples []sample
 }
@@ -109,11 +117,19 @@ func (p *plan) profile(profile *profiler.Profile) {
 				p.dropped += s.count
 				continue
 			}
-			current = p.add(piece{profile: profile, labels: labels}, charge)
+			current = p.add(piece{profile: profile, part: p.part(labels), labels: labels}, charge)
 		}
 		current.samples = append(current.samples, s)
 		p.charge += charge
 	}
+}
+
+// part numbers the pieces that have the same labels.
+func (p *plan) part(labels []profiler.Attribute) int {
+	key := fmt.Sprint(labels)
+	n := p.parts[key]
+	p.parts[key] = n + 1
+	return n
 }
 
 // add starts a piece, in a new batch where it would be too much for the last.

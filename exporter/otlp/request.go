@@ -2,13 +2,13 @@ package otlp
 
 import (
 	"fmt"
-	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pprofile"
 	"go.opentelemetry.io/collector/pdata/pprofile/pprofileotlp"
 
 	"github.com/kalypso-dev/kalypso/exporter"
+	"github.com/kalypso-dev/kalypso/exporter/pyroscope/limits"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -53,7 +53,7 @@ func (e *Encoder) request(t *table, b batch) (*exporter.Request, error) {
 // and shows CPU time. No timestamps: Pyroscope drops them, and refuses several
 // values in a sample of this type.
 func fill(out pprofile.Profile, d *dictionary, p *piece) uint64 {
-	setTime(out, p.profile)
+	setTime(out, p)
 	setType(out.SampleType(), d, "samples", "count")
 	setType(out.PeriodType(), d, "cpu", "nanoseconds")
 	out.SetPeriod(p.profile.Period().Nanoseconds())
@@ -74,11 +74,11 @@ func fill(out pprofile.Profile, d *dictionary, p *piece) uint64 {
 	return n
 }
 
-func setTime(out pprofile.Profile, p *profiler.Profile) {
-	if !p.Start.IsZero() {
-		out.SetTime(pcommon.NewTimestampFromTime(p.Start))
+func setTime(out pprofile.Profile, p *piece) {
+	if start := limits.Time(p.profile.Start, p.part); !start.IsZero() {
+		out.SetTime(pcommon.NewTimestampFromTime(start))
 	}
-	out.SetDurationNano(uint64(max(p.Duration, 0) / time.Nanosecond))
+	out.SetDurationNano(uint64(max(p.profile.Duration, 0)))
 }
 
 func setType(out pprofile.ValueType, d *dictionary, name, unit string) {

@@ -49,8 +49,9 @@ func (e *Encoder) Encode(profiles []*profiler.Profile) ([]*exporter.Request, uin
 	var out []*exporter.Request
 	var dropped uint64
 	charge := 0
+	parts := make(map[string]int)
 	for _, p := range profiles {
-		series, lost, err := e.series(p)
+		series, lost, err := e.series(p, parts)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -72,7 +73,7 @@ func (e *Encoder) Encode(profiles []*profiler.Profile) ([]*exporter.Request, uin
 	return out, dropped, nil
 }
 
-// series is one profile, or a part of one, with its labels.
+// series is one profile, or a piece of one, with its labels.
 type series struct {
 	message []byte
 	samples uint64
@@ -80,17 +81,19 @@ type series struct {
 }
 
 // series encodes a profile. One that is too large is cut in two until its
-// parts are not: the backend adds up profiles of the same time and labels.
-func (e *Encoder) series(p *profiler.Profile) (out []series, dropped uint64, err error) {
+// pieces are not: the backend adds up what it has of the same labels. Each has
+// a number among those of its labels, in parts.
+func (e *Encoder) series(p *profiler.Profile, parts map[string]int) (out []series, dropped uint64, err error) {
 	labels := limits.Plain(limits.Labels(p.Workload))
 	charge := 0
 	for _, l := range labels {
 		charge += len(l.Key) + len(l.Value)
 	}
-	parts := [][]profiler.Sample{merged(p.Samples)}
-	for len(parts) > 0 {
-		samples := parts[len(parts)-1]
-		parts = parts[:len(parts)-1]
+	key := fmt.Sprint(labels)
+	pieces := [][]profiler.Sample{merged(p.Samples)}
+	for len(pieces) > 0 {
+		samples := pieces[len(pieces)-1]
+		pieces = pieces[:len(pieces)-1]
 		if len(samples) == 0 {
 			continue
 		}
@@ -101,7 +104,7 @@ func (e *Encoder) series(p *profiler.Profile) (out []series, dropped uint64, err
 		}
 		var raw bytes.Buffer
 		if len(samples) <= limits.SamplesPerProfile {
-			if err := part(p, samples).WriteUncompressed(&raw); err != nil {
+			if err := piece(p, samples, parts[key]).WriteUncompressed(&raw); err != nil {
 				return nil, 0, fmt.Errorf("encode pprof: %w", err)
 			}
 		}
@@ -112,11 +115,12 @@ func (e *Encoder) series(p *profiler.Profile) (out []series, dropped uint64, err
 				return nil, 0, err
 			}
 			out = append(out, series{message, count, size})
+			parts[key]++
 		case len(samples) == 1:
 			dropped += count
 		default:
 			half := len(samples) / 2
-			parts = append(parts, samples[half:], samples[:half])
+			pieces = append(pieces, samples[half:], samples[:half])
 		}
 	}
 	return out, dropped, nil
@@ -161,12 +165,12 @@ func merged(samples []profiler.Sample) []profiler.Sample {
 	return out
 }
 
-// part makes pprof of some samples: CPU time only, since each type of a sample
+// piece makes pprof of some samples: CPU time only, since each type of a sample
 // becomes a series of its own, and without labels, since each label of a
 // sample does so too.
-func part(p *profiler.Profile, samples []profiler.Sample) *pprof.Profile {
+func piece(p *profiler.Profile, samples []profiler.Sample, part int) *pprof.Profile {
 	from := *p
-	from.Samples = samples
+	from.Samples, from.Start = samples, limits.Time(p.Start, part)
 	out := format.PprofProfile(&from)
 	time := slices.IndexFunc(out.SampleType, func(v *pprof.ValueType) bool { return v.Type == "cpu" })
 	out.SampleType = out.SampleType[time : time+1]

@@ -24,6 +24,7 @@ var causes = []cause{
 	{"no such host", "its name is not known (no such host)", "check the endpoint's name and the node's DNS"},
 	{"produced zero addresses", "its name is not known (no such host)", "check the endpoint's name and the node's DNS"}, // gRPC's resolver
 	{"server misbehaving", "the name server does not answer properly", "check the node's DNS"},
+	{"lookup ", "the name server does not answer", "check the node's DNS"}, // whatever came between it and us
 	{"connection refused", "nothing listens there (connection refused)", "is the backend running, and is the port right?"},
 	{"network is unreachable", "there is no route to it", "check the node's network"},
 	{"no route to host", "there is no route to it", "check the node's network"},

@@ -207,13 +207,14 @@ func replace(t *testing.T, path string, data []byte) {
 
 func TestExplain(t *testing.T) {
 	for text, want := range map[string]string{
-		"dial tcp: lookup pyroscope on 10.0.0.1:53: no such host":                                       "its name is not known (no such host)",
-		"dial tcp 10.0.0.1:4040: connect: connection refused":                                           "nothing listens there (connection refused)",
-		"read tcp 10.0.0.2:53211->10.0.0.1:4040: read: connection reset by peer":                        "it closed the connection",
-		"Post \"https://x\": EOF":                                                                       "it closed the connection",
+		"dial tcp: lookup pyroscope on 10.0.0.1:53: read udp 10.0.0.7:40112->10.0.0.1:53: read: connection refused": "the name server does not answer",
+		"dial tcp: lookup pyroscope on 10.0.0.1:53: no such host":                                                   "its name is not known (no such host)",
+		"dial tcp 10.0.0.1:4040: connect: connection refused":                                                       "nothing listens there (connection refused)",
+		"read tcp 10.0.0.2:53211->10.0.0.1:4040: read: connection reset by peer":                                    "it closed the connection",
+		"Post \"https://x\": EOF": "it closed the connection",
 		"x509: certificate has expired or is not yet valid: current time 2026-01-01T00:00:00Z is after": "its certificate has expired or is not yet valid",
 		"context deadline exceeded (Client.Timeout exceeded while awaiting headers)":                    "it did not answer in time",
-		"something\nelse \x1b[31m":                                                                      `something else \x1b[31m`,
+		"something\nelse \x1b[31m": `something else \x1b[31m`,
 	} {
 		err := Explain("backend:1", errors.New(text))
 		if got := err.Error(); got != "cannot send to backend:1: "+want {

@@ -9,6 +9,7 @@ package limits
 
 import (
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -41,6 +42,17 @@ const (
 	// arguments, and a few hundred of them would fill a request.
 	NameBytes = 2048
 )
+
+// Time gives the parts of a profile times of their own, and so does it for
+// profiles of one window that have the same labels: the storage of Pyroscope 1
+// takes two of the same labels and millisecond for one that came twice, and
+// keeps one.
+func Time(start time.Time, part int) time.Time {
+	if start.IsZero() {
+		return start
+	}
+	return start.Add(time.Duration(part) * time.Millisecond)
+}
 
 // cut is what the end of a name is that was too long.
 const cut = "…"

@@ -1,7 +1,9 @@
 // Package pyroscopetest runs a real Pyroscope server for tests and asks it what
 // it has: with this server HTTP 200 proves nothing, since what it does not
 // understand it drops without a word. The program is the one that PYROSCOPE_BIN
-// names; tests are skipped where it names none.
+// names; tests are skipped where it names none. PYROSCOPE_FLAGS may have more flags,
+// such as those for the storage of Pyroscope 1 (-architecture.storage=v1
+// -write-path=ingester).
 package pyroscopetest
 
 import (
@@ -59,7 +61,11 @@ func Start(t *testing.T) *Server {
 		"-storage.backend=filesystem", "-storage.filesystem.dir="+dir+"/shared",
 		"-segment-writer.lifecycler.addr=127.0.0.1", "-distributor.ring.instance-addr=127.0.0.1",
 		"-query-frontend.instance-addr=127.0.0.1", "-overrides-exporter.ring.instance-addr=127.0.0.1",
+		// Those of Pyroscope 1.
+		"-ingester.min-ready-duration=1s", "-ingester.lifecycler.addr=127.0.0.1", "-query-scheduler.ring.instance-addr=127.0.0.1",
+		"-store-gateway.sharding-ring.instance-addr=127.0.0.1", "-compactor.ring.instance-addr=127.0.0.1",
 	)
+	cmd.Args = append(cmd.Args, strings.Fields(os.Getenv("PYROSCOPE_FLAGS"))...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, logFile, logFile
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -97,6 +103,11 @@ func freePorts(t *testing.T, n int) []int {
 
 // Endpoint is HOST:PORT of the server, for gRPC and HTTP.
 func (s *Server) Endpoint() string { return s.addr }
+
+// Storage1 says whether the server stores as Pyroscope 1 does.
+func (s *Server) Storage1() bool {
+	return strings.Contains(os.Getenv("PYROSCOPE_FLAGS"), "-architecture.storage=v1")
+}
 
 // Poll waits until something is done, and fails the test if it never is.
 func (s *Server) Poll(what string, done func() bool) {
