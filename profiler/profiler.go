@@ -249,6 +249,24 @@ func (q *Quality) Add(s *Stack, count uint64) {
 	}
 }
 
+// Merge adds up two qualities. Stacks that are in both count as distinct.
+func (q *Quality) Merge(o *Quality) {
+	q.Samples += o.Samples
+	q.Lost += o.Lost
+	q.DistinctStacks += o.DistinctStacks
+	for i, n := range o.Stops {
+		q.Stops[i] += n
+	}
+	q.Frames += o.Frames
+	q.FramesNamed += o.FramesNamed
+	for module, n := range o.UnnamedByModule {
+		if q.UnnamedByModule == nil {
+			q.UnnamedByModule = map[string]uint64{}
+		}
+		q.UnnamedByModule[module] += n
+	}
+}
+
 // Complete is the number of samples whose stack reached the root.
 func (q *Quality) Complete() uint64 {
 	var n uint64

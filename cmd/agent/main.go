@@ -136,6 +136,7 @@ func newRootCommand() *cobra.Command {
 	root.AddCommand(
 		newRecordCommand(),
 		newRunCommand(),
+		newTopCommand(),
 		newDumpCommand(),
 		newDoctorCommand(),
 		newConfigCommand(),

@@ -16,6 +16,7 @@ type Metrics struct {
 	service *Service
 
 	mu      sync.Mutex
+	quality profiler.Quality
 	stats   ServiceStats
 	kernel  bpf.Counters
 	sampler sampler.Stats
@@ -31,7 +32,7 @@ func (m *Metrics) Snapshot() {
 	kernel, smp, table, err := m.service.stages()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.stats, m.sampler, m.table = m.service.Stats(), smp, table
+	m.stats, m.quality, m.sampler, m.table = m.service.Stats(), m.service.Quality(), smp, table
 	if err == nil {
 		m.kernel = kernel
 	}
@@ -56,13 +57,13 @@ func (m *Metrics) List() []telemetry.Metric {
 			Read: func(observe telemetry.Observe) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
-				for i, n := range m.stats.Stops {
+				for i, n := range m.quality.Stops {
 					observe(float64(n), profiler.Stop(i).String())
 				}
 			},
 		},
-		m.counter("kalypso_agent_frames_total", "{frame}", "Frames of samples in profiles.", func() float64 { return float64(m.stats.Frames) }),
-		m.counter("kalypso_agent_frames_named_total", "{frame}", "Frames of samples in profiles that have a function name.", func() float64 { return float64(m.stats.FramesNamed) }),
+		m.counter("kalypso_agent_frames_total", "{frame}", "Frames of samples in profiles.", func() float64 { return float64(m.quality.Frames) }),
+		m.counter("kalypso_agent_frames_named_total", "{frame}", "Frames of samples in profiles that have a function name.", func() float64 { return float64(m.quality.FramesNamed) }),
 		m.counter("kalypso_agent_naming_seconds_total", "s", "Time spent on naming stacks.", func() float64 { return m.stats.NamingTime.Seconds() }),
 
 		m.counter("kalypso_agent_windows_total", "{window}", "Windows that were handed to the exporters.", func() float64 { return float64(m.stats.Windows) }),

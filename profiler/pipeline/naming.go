@@ -1,6 +1,9 @@
 package pipeline
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -13,6 +16,7 @@ func (s *Service) nameAll() {
 		if err := s.nameKernel(); err != nil {
 			s.failed(err)
 		}
+		s.kernelNames.Store(s.symbols.Kernel)
 	}
 	beat := time.NewTicker(time.Second)
 	defer beat.Stop()
@@ -65,17 +69,35 @@ func (s *Service) tally(seg *Segment, took time.Duration) {
 	st.NamingTime += took
 	st.Workloads = len(seg.Profiles)
 	for _, p := range seg.Profiles {
-		addQuality(st, &p.Quality)
+		st.Samples += p.Quality.Samples
+		s.quality.Merge(&p.Quality)
+	}
+	s.quality.Lost = st.Lost
+	if len(s.quality.UnnamedByModule) > maxUnnamed {
+		s.quality.UnnamedByModule = most(s.quality.UnnamedByModule, maxUnnamed/2)
 	}
 }
 
-func addQuality(st *ServiceStats, q *profiler.Quality) {
-	st.Samples += q.Samples
-	st.Frames += q.Frames
-	st.FramesNamed += q.FramesNamed
-	for i, n := range q.Stops {
-		st.Stops[i] += n
+// maxUnnamed bounds the modules of which it is known how many frames have no
+// name; over it, the half with the fewest is forgotten.
+const maxUnnamed = 1000
+
+func most(counts map[string]uint64, n int) map[string]uint64 {
+	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return cmp.Compare(counts[b], counts[a]) })
+	kept := make(map[string]uint64, n)
+	for _, name := range names[:n] {
+		kept[name] = counts[name]
 	}
+	return kept
+}
+
+// Quality is that of all profiles since the service was started.
+func (s *Service) Quality() profiler.Quality {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.quality
+	q.UnnamedByModule = maps.Clone(q.UnnamedByModule)
+	return q
 }
 
 // minIdle is how long files are kept that no process has mapped any more: a

@@ -53,13 +53,13 @@ func (s *Service) Record(ctx context.Context, d time.Duration, hz int) ([]Segmen
 	return r.segments, nil
 }
 
-// errBehind says that a recording cannot begin: naming is far behind.
-var errBehind = errors.New("the agent is still naming what was sampled before: try again in a few seconds")
+// ErrBehind says that a recording cannot begin: naming is far behind.
+var ErrBehind = errors.New("the agent is still naming what was sampled before: try again in a few seconds")
 
 // beginRecording and endRecording run in the loop.
 func (s *Service) beginRecording(r *recorder) error {
 	if !s.cut(false) {
-		return errBehind
+		return ErrBehind
 	}
 	r.from = s.seq
 	s.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/kalypso-dev/kalypso/bpf"
@@ -15,18 +16,19 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 	"github.com/kalypso-dev/kalypso/profiler/process"
 	"github.com/kalypso-dev/kalypso/profiler/sampler"
+	"github.com/kalypso-dev/kalypso/profiler/symbolize"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
 )
 
 // Settings of a Service that can change while it runs.
 type Settings struct {
-	Frequency   int     // samples a second and CPU that are wanted
-	CPUBudget   float64 // share of all CPUs that the agent may take; 0: no limit
+	Frequency int     // samples a second and CPU that are wanted
+	CPUBudget float64 // share of all CPUs that the agent may take; 0: no limit
 	// MemoryBudget is the memory that the agent may take, its BPF maps
 	// included, in bytes; 0: no limit. The maps keep the size they have.
 	MemoryBudget int64
-	ServiceName string  // of processes in no unit and no container; empty: their program's name
-	Labels      []profiler.Attribute
+	ServiceName  string // of processes in no unit and no container; empty: their program's name
+	Labels       []profiler.Attribute
 	// Keep says which processes are wanted; nil: all.
 	Keep func(*profiler.Workload, *profiler.Process) bool
 }
@@ -116,8 +118,11 @@ type Service struct {
 	memory    *memory
 	recording map[*recorder]bool
 
-	mu    sync.Mutex
-	stats ServiceStats
+	kernelNames atomic.Pointer[symbolize.Kernel]
+
+	mu      sync.Mutex
+	stats   ServiceStats
+	quality profiler.Quality // of all profiles so far
 
 	ticks struct{ loop, sampler, naming func() }
 }
@@ -145,9 +150,6 @@ type ServiceStats struct {
 	Lost         uint64
 	Filtered     uint64
 	Workloads    int // in the last window
-	Stops        [profiler.Stops]uint64
-	Frames       uint64
-	FramesNamed  uint64
 	NamingTime   time.Duration
 	Memory       MemoryStats
 }
@@ -424,6 +426,20 @@ func (s *Service) do(ctx context.Context, fn func()) error {
 		return ErrNotRunning
 	}
 }
+
+// Describe gives the host's name, and what fires the samples once Ready.
+func (s *Service) Describe() (host, event string) {
+	select {
+	case <-s.ready:
+		return s.host, s.event
+	default:
+		return s.host, ""
+	}
+}
+
+// KernelNames names the kernel's functions; nil until they are read, and where
+// the kernel hides them.
+func (s *Service) KernelNames() *symbolize.Kernel { return s.kernelNames.Load() }
 
 // Ready is closed when sampling has begun.
 func (s *Service) Ready() <-chan struct{} { return s.ready }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
 	"github.com/kalypso-dev/kalypso/exporter/transport"
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/api"
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 	"github.com/kalypso-dev/kalypso/profiler/pipeline"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
@@ -37,8 +39,9 @@ type Config struct {
 }
 
 // flush is how long the end of the agent may take: Kubernetes kills after 30 s,
-// and what is not sent by then waits in the spool.
-const flush = 10 * time.Second
+// and what is not sent by then waits in the spool. No request is begun in its
+// second half, so that one that takes 10 s arrives once.
+const flush = 20 * time.Second
 
 type daemon struct {
 	Config
@@ -48,6 +51,9 @@ type daemon struct {
 	service   *pipeline.Service
 	telemetry *telemetry.Telemetry
 	outlets   []*outlet
+	history   *api.History
+	listener  net.Listener   // nil: nothing is served
+	sending   sync.WaitGroup // of the outlets
 
 	mu       sync.Mutex
 	settings *config.Config
@@ -84,10 +90,16 @@ func (d *daemon) open(ctx context.Context) error {
 		d.outlets = append(d.outlets, o)
 	}
 	var err error
+	if s.Listen.Address != "" {
+		if d.listener, err = api.Listen(s.Listen.Address, s.Listen.AllowRemote); err != nil {
+			return err
+		}
+	}
+	d.history = api.NewHistory(s.History, 0) // the service gives it its budget
 	d.service, err = pipeline.NewService(pipeline.ServiceConfig{
 		Settings: pipelineSettings(s), Runtimes: d.Runtimes, OpenPerfMap: d.OpenPerfMap, Kernel: s.Kernel,
 		Window: s.Window, SetDebugInfo: d.SetDebugInfo,
-		Deliver: d.deliver, Log: d.log.Logger, Health: d.health,
+		SetHistory: d.history.SetBudget, Deliver: d.deliver, Log: d.log.Logger, Health: d.health,
 	})
 	if err != nil {
 		return err
@@ -111,11 +123,29 @@ func (d *daemon) run(ctx context.Context) error {
 	aux, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	for _, o := range d.outlets {
-		all.Go(func() { o.spool.Run(aux) })
+		// Ended by close: cut off here, the request that is being sent would be
+		// sent again.
+		d.sending.Go(func() { o.spool.Run(context.WithoutCancel(ctx)) })
+	}
+	if d.listener != nil {
+		all.Go(func() { d.serve(aux) })
 	}
 	all.Go(func() { d.begin(aux) })
 	all.Go(func() { d.reload(aux) })
 	return d.service.Run(ctx)
+}
+
+// serve answers until ctx ends.
+func (d *daemon) serve(ctx context.Context) {
+	handler := api.NewServer(api.Config{
+		Source: source{d}, History: d.history, Metrics: d.telemetry.Page(), Healthz: d.health.Healthz(),
+		Readyz: telemetry.Readyz(d.readiness), AllowRemote: d.Settings.Listen.AllowRemote,
+	})
+	listener := d.listener
+	d.listener = nil // Serve closes it
+	if err := api.Serve(ctx, listener, handler, d.log.Logger); err != nil {
+		d.log.Error("the API is not served any more", "reason", err)
+	}
 }
 
 // begin does what is due once sampling has begun.
@@ -137,9 +167,13 @@ func (d *daemon) begin(ctx context.Context) {
 func (d *daemon) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), flush)
 	defer cancel()
-	var errs []error
-	for _, o := range d.outlets {
-		errs = append(errs, o.close(ctx))
+	errs := make([]error, len(d.outlets))
+	for i, o := range d.outlets {
+		d.sending.Go(func() { errs[i] = o.close(ctx) })
+	}
+	d.sending.Wait()
+	if d.listener != nil { // nothing was served
+		errs = append(errs, d.listener.Close())
 	}
 	if d.telemetry != nil {
 		if err := d.telemetry.Close(ctx); err != nil {
@@ -151,6 +185,11 @@ func (d *daemon) close() error {
 
 // deliver takes a segment; at the end of a window everything goes out at once.
 func (d *daemon) deliver(seg pipeline.Segment) {
+	if d.Settings.History > 0 {
+		if err := d.history.Add(apiSegment(&seg)); err != nil {
+			d.log.Warn("the history has a gap", "reason", err)
+		}
+	}
 	d.pending = append(d.pending, seg.Profiles...)
 	if !seg.Last {
 		return

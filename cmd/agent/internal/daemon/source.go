@@ -1,0 +1,72 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/api"
+	"github.com/kalypso-dev/kalypso/profiler/dump"
+	"github.com/kalypso-dev/kalypso/profiler/lang"
+	"github.com/kalypso-dev/kalypso/profiler/pipeline"
+)
+
+// source is the daemon as the local API asks it.
+type source struct{ d *daemon }
+
+// Record implements api.Source.
+func (s source) Record(ctx context.Context, d time.Duration, hz int) ([]api.Segment, error) {
+	list, err := s.d.service.Record(ctx, d, hz)
+	if errors.Is(err, pipeline.ErrBehind) {
+		err = errors.Join(api.ErrBusy, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Segment, len(list))
+	for i := range list {
+		out[i] = apiSegment(&list[i])
+	}
+	return out, nil
+}
+
+func apiSegment(s *pipeline.Segment) api.Segment {
+	return api.Segment{Start: s.Start, Duration: s.Duration, Frequency: s.Frequency, Lost: s.Lost, Profiles: s.Profiles}
+}
+
+// Status implements api.Source.
+func (s source) Status() api.Status {
+	d := s.d
+	st := d.service.Stats()
+	d.mu.Lock()
+	wanted := d.settings.Frequency
+	d.mu.Unlock()
+	host, event := d.service.Describe()
+	return api.Status{
+		Version: d.Version, Host: host, Event: event, Started: st.Started, Frequency: st.Frequency, WantedFrequency: wanted,
+		Quality: d.service.Quality(),
+		Cost: api.Cost{
+			CPU: st.AgentCPU, BPF: st.BPFTime, Share: st.CPUShare, Budget: st.CPUBudget,
+			RSSBytes: st.Memory.Resident, MapBytes: st.Memory.Maps, MemoryBudget: st.Memory.Budget,
+		},
+	}
+}
+
+// Dump implements api.Source.
+func (s source) Dump(ctx context.Context, pid profiler.PID) ([]api.ThreadStack, error) {
+	d := s.d
+	threads, err := dump.Threads(ctx, dump.Config{
+		Runtimes: d.Runtimes, Kernel: d.settings.Kernel, KernelNames: d.service.KernelNames(),
+		OpenPerfMap: func(pid profiler.PID, root string) (lang.Instance, error) { return d.OpenPerfMap(pid, root) },
+		Failed:      func(err error) { d.log.Warn("a dump is less than it could be", "pid", pid, "reason", err) },
+	}, pid)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.ThreadStack, len(threads))
+	for i, t := range threads {
+		out[i] = api.ThreadStack{TID: t.TID, Name: t.Name, State: string(t.State), Syscall: t.Syscall, Changed: t.Changed, Stack: t.Stack}
+	}
+	return out, nil
+}
