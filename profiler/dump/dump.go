@@ -69,7 +69,7 @@ const (
 )
 
 // Threads gives all threads of a process, its main thread first, the others by
-// thread ID.
+// thread ID. An error that is ESRCH says that there is no such process.
 func Threads(ctx context.Context, cfg Config, pid profiler.PID) ([]Thread, error) {
 	if len(cfg.Runtimes) == 0 {
 		return nil, errors.New("no language runtimes given")
@@ -111,6 +111,7 @@ func Threads(ctx context.Context, cfg Config, pid profiler.PID) ([]Thread, error
 		case <-tick.C:
 			if d.waits() {
 				// The goroutine ends when the process lets go of its lock.
+				d.left.Store(true)
 				cfg.Failed(fmt.Errorf("the memory of PID %d could not be read within %s: a thread of it may hold the lock of its address space; only kernel stacks are shown", pid, memoryLimit))
 				return d.kernelStacks(first), nil
 			}
@@ -132,6 +133,7 @@ type dump struct {
 	seen    map[uint32]*sight
 	hidden  error        // why memory cannot be read
 	blocked atomic.Int64 // when the current reading of memory began, ns; 0: none
+	left    atomic.Bool  // nobody waits for the outcome any more
 }
 
 // sight is what was seen of a thread.
@@ -195,6 +197,13 @@ func (d *dump) openPerfMap(profiler.PID) lang.Instance {
 	return d.perfMap
 }
 
+// warn tells of an error as long as there is somebody to tell.
+func (d *dump) warn(err error) {
+	if !d.left.Load() {
+		d.Failed(err)
+	}
+}
+
 // waits says that a reading of the process's memory does not come back.
 func (d *dump) waits() bool {
 	since := d.blocked.Load()
@@ -228,10 +237,10 @@ func (d *dump) threads(ctx context.Context, now []bpf.Thread) ([]Thread, error) 
 		now = next
 	}
 	if d.hidden != nil {
-		d.Failed(hiddenFault(d.pid, d.hidden))
+		d.warn(hiddenFault(d.pid, d.hidden))
 	}
 	if len(d.seen) == 0 {
-		return nil, &profiler.Fault{What: what(d.pid), Why: errors.New("it ended meanwhile")}
+		return nil, &profiler.Fault{What: what(d.pid), Why: gone("it ended meanwhile")}
 	}
 	return d.name(ctx)
 }
@@ -288,7 +297,7 @@ func (d *dump) look(now []bpf.Thread) {
 	}
 	caught, err := d.kernel.Catch(running, catchLimit)
 	if err != nil {
-		d.Failed(err)
+		d.warn(err)
 	}
 	for i := range caught {
 		d.take(&caught[i])
@@ -385,7 +394,7 @@ func (d *dump) finish(s *sight) {
 	if s.stop == profiler.StopNone {
 		var err error
 		if s.user, s.stop, err = d.table.Walk(nil, d.owner, &s.copy); err != nil {
-			d.Failed(err)
+			d.warn(err)
 		}
 	}
 	s.copy = unwind.Copy{}

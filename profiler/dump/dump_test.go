@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/kalypso-dev/kalypso/bpf/bpftest"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -474,6 +475,9 @@ func TestFaults(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := dump.Threads(context.Background(), cfg, tt.pid)
 			var fault *profiler.Fault
+			if errors.Is(err, unix.ESRCH) != (tt.why == "there is no such process") {
+				t.Errorf("that there is none is not to be told from error %v", err)
+			}
 			if !errors.As(err, &fault) || fault.What != fmt.Sprintf("cannot dump PID %d", tt.pid) || fault.Why.Error() != tt.why || !strings.Contains(fault.Fix, tt.fix) {
 				t.Errorf("%d threads, error %v", len(got), err)
 			}

@@ -59,9 +59,18 @@ func missingCapabilities() string {
 	return strings.Join(missing, " and ")
 }
 
+// gone is ESRCH in words of ours.
+type gone string
+
+// Error is the words.
+func (g gone) Error() string { return string(g) }
+
+// Unwrap is ESRCH.
+func (gone) Unwrap() error { return unix.ESRCH }
+
 // goneFault explains why a PID has no threads.
 func goneFault(pid profiler.PID) error {
-	f := &profiler.Fault{What: what(pid), Why: errors.New("there is no such process"), Fix: "pgrep -l NAME lists PIDs"}
+	f := &profiler.Fault{What: what(pid), Why: gone("there is no such process"), Fix: "pgrep -l NAME lists PIDs"}
 	if leader := threadGroup(pid); leader != 0 && leader != pid {
 		f.Why = fmt.Errorf("it is a thread of PID %d", leader)
 		f.Fix = fmt.Sprintf("kalypso-agent dump -p %d   shows all of that process's threads", leader)
