@@ -208,15 +208,21 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	f := &profiler.Fault{What: "no agent answers at " + c.address, Why: reason(err)}
+	f := &profiler.Fault{
+		What: "no agent answers at " + c.address, Why: reason(err),
+		Fix: "give the address that the agent was started with: --listen HOST:PORT or --listen unix:PATH",
+	}
+	var network *net.OpError
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
 		f.Why = errors.New("nothing listens there")
 		f.Fix = "kalypso-agent run     starts one; --listen ADDRESS asks one that listens elsewhere"
 	case errors.Is(err, syscall.EACCES):
 		f.Fix = "run it as the user that the agent runs as"
-	default:
-		f.Fix = "give the address that the agent was started with: --listen HOST:PORT or --listen unix:PATH"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		f.Why, f.Fix = errors.New("it ended in the middle of its answer"), "ask again, and see in its log why it ended"
+	case !errors.As(err, &network):
+		f.Why = errors.New("what listens there speaks no HTTP")
 	}
 	return f
 }

@@ -181,17 +181,28 @@ const (
 	minStacks  = 4096
 )
 
-// Between gives what was recorded from one time to another, added up by workload,
-// or as one profile where whole says so, which takes less memory. A segment
+// Selection says what of a range is wanted, and how.
+type Selection struct {
+	Filter
+	Whole bool // as one profile, not one per workload
+	// Stacks is how many distinct stacks are enough: older segments are left out
+	// then. 0: as many as the budget allows.
+	Stacks int
+}
+
+// Between gives what was recorded from one time to another, added up. A segment
 // is taken whole or not at all: when at least half of it, or of the range, lies
 // in the other. One at a time is inflated, the newest first. When there are too
 // many distinct stacks, what is older is left out; the newest is always taken.
 //
 // The memory is that of one call. Whoever calls it for others sees to it that
 // they do so one after the other.
-func (h *History) Between(ctx context.Context, from, to time.Time, f Filter, whole bool) (*Range, error) {
+func (h *History) Between(ctx context.Context, from, to time.Time, sel Selection) (*Range, error) {
 	list, mostStacks := h.within(from, to)
-	s := summer{Merger: format.Merger{Whole: whole}, filter: f}
+	if sel.Stacks > 0 {
+		mostStacks = min(mostStacks, sel.Stacks)
+	}
+	s := summer{Merger: format.Merger{Whole: sel.Whole}, filter: sel.Filter}
 	cut := false
 	for i, k := range slices.Backward(list) {
 		if cut = i < len(list)-1 && s.Stacks() >= mostStacks; cut {

@@ -22,7 +22,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 func between(t testing.TB, h *History, from, to time.Duration, f Filter) *Range {
 	t.Helper()
-	r, err := h.Between(t.Context(), begin().Add(from), begin().Add(to), f, false)
+	r, err := h.Between(t.Context(), begin().Add(from), begin().Add(to), Selection{Filter: f})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestHistoryStopsReadingWithItsContext(t *testing.T) {
 	add(t, h, segment(0, 97))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := h.Between(ctx, begin(), begin().Add(time.Hour), Filter{}, false); !errors.Is(err, context.Canceled) {
+	if _, err := h.Between(ctx, begin(), begin().Add(time.Hour), Selection{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -40,7 +41,8 @@ const (
 	maxHertz      = 1000
 	maxHistory    = time.Hour
 	maxRows       = 10000
-	maxRecordings = 2 // at a time
+	maxRecordings = 2    // at a time
+	pprofStacks   = 1000 // of pprof's pages, which take 10 KiB for each
 	maxWaiting    = 10 * time.Second
 )
 
@@ -87,7 +89,7 @@ func (s *server) handle(pattern string, h func(http.ResponseWriter, *http.Reques
 // answerError answers with a fault. What was written already stays: then the
 // reader sees that the answer is cut.
 func answerError(w http.ResponseWriter, err error) {
-	f := failure{Schema: schemaError, Error: err.Error()}
+	f := failure{Schema: schemaError, Error: strings.ReplaceAll(err.Error(), "\n", ": ")} // of joined errors
 	var fault *profiler.Fault
 	if errors.As(err, &fault) {
 		f.Error, f.Fix = fault.What, fault.Fix
@@ -139,14 +141,14 @@ func (s *server) draw(ctx context.Context) (func(), error) {
 }
 
 // read reads a range of the history. There is something in it.
-func (s *server) read(ctx context.Context, from, to time.Time, f Filter, whole bool) (*Range, error) {
+func (s *server) read(ctx context.Context, from, to time.Time, sel Selection) (*Range, error) {
 	st := s.History.Stats()
 	if st.Segments == 0 {
 		return nil, &statusError{http.StatusServiceUnavailable, &profiler.Fault{
 			What: "there is no profile yet", Why: errors.New("the first is there when the first window ends"), Fix: "try again in some seconds",
 		}}
 	}
-	r, err := s.History.Between(ctx, from, to, f, whole)
+	r, err := s.History.Between(ctx, from, to, sel)
 	if err == nil && len(r.Profiles) == 0 {
 		const layout = time.RFC3339
 		err = answerFault(http.StatusNotFound, fmt.Sprintf("what is kept goes from %s to %s", st.From.UTC().Format(layout), st.To.UTC().Format(layout)),
@@ -176,7 +178,7 @@ func (s *server) profile(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		defer end()
-		if got, err = s.read(r.Context(), from, to, f, out.whole); err != nil {
+		if got, err = s.read(r.Context(), from, to, Selection{Filter: f, Whole: out.whole}); err != nil {
 			return err
 		}
 	} else {
@@ -283,7 +285,7 @@ func (s *server) answer(w http.ResponseWriter, r *http.Request, q *query, whole 
 	if err != nil {
 		return err
 	}
-	got, err := s.read(r.Context(), from, to, f, whole)
+	got, err := s.read(r.Context(), from, to, Selection{Filter: f, Whole: whole})
 	if err != nil {
 		end()
 		return err
@@ -387,7 +389,7 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer end()
-	got, err := s.read(r.Context(), from, to, f, true)
+	got, err := s.read(r.Context(), from, to, Selection{Filter: f, Whole: true})
 	if err != nil {
 		return err
 	}
@@ -395,7 +397,11 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) error {
 	for _, p := range pages() {
 		v := f.values()
 		v.Set("seconds", strconv.Itoa(int(p.d.Seconds())))
-		links = append(links, viewer.Link{Text: p.text, Href: "/?" + v.Encode(), Current: !q.has("from") && p.d == d})
+		l := viewer.Link{Text: p.text, Href: "/?" + v.Encode(), Current: !q.has("from") && p.d == d}
+		if l.Current && got.Cut {
+			l.Text += fmt.Sprintf(", of which the last %.0f s fit", got.To.Sub(got.From).Seconds())
+		}
+		links = append(links, l)
 	}
 	links = append(links, viewer.Link{Text: "pprof", Href: pprofPath(got, f)})
 	return viewer.Write(w, got.Whole(), links...)
@@ -449,7 +455,7 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer end()
-	got, err := s.read(r.Context(), from, to, f, false)
+	got, err := s.read(r.Context(), from, to, Selection{Filter: f, Stacks: pprofStacks})
 	if err != nil {
 		return err
 	}

@@ -229,9 +229,10 @@ func TestWhatIsWrongWithARequest(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d and %q", path, w.Code, w.Body, want.status, want.text)
 		}
 	}
-	a.err = fmt.Errorf("record: %w", ErrBusy)
-	if w := get(s, "/v1/profile?seconds=1"); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
-		t.Errorf("a busy source: %d %v", w.Code, w.Header())
+	a.err = errors.Join(ErrBusy, errors.New("it is behind"))
+	w := get(s, "/v1/profile?seconds=1")
+	if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), `"busy: it is behind"`) {
+		t.Errorf("a busy source: %d %v %s", w.Code, w.Header(), w.Body)
 	}
 	a.err = errors.New("the kernel is gone")
 	if w := get(s, "/v1/profile?seconds=1"); w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "the kernel is gone") {
@@ -607,6 +608,28 @@ func TestClientWithoutAgent(t *testing.T) {
 	defer other.Close()
 	wrong := httptest.NewServer(http.NotFoundHandler())
 	defer wrong.Close()
+	raw, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = raw.Close() }()
+	var accepting sync.WaitGroup
+	defer accepting.Wait()
+	accepting.Go(func() {
+		for _, answer := range []string{"\x00\x00\x0c\x04", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"} {
+			conn, err := raw.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, answer+strings.Repeat("\n", 8))
+			_ = conn.Close()
+		}
+	})
+	for _, want := range []string{"what listens there speaks no HTTP", "it ended in the middle of its answer"} {
+		if _, err := client(t, raw.Addr().String()).Quality(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
 	for address, want := range map[string]string{
 		nobody:                                   "no agent answers at " + nobody + ": nothing listens there",
 		"unix:" + t.TempDir() + "/nothing.sock":  "nothing listens there",

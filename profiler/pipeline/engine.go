@@ -73,6 +73,7 @@ func (e *engine) open(cfg Config, windows aggregate.Config) error {
 		return loadFault(err)
 	}
 	e.table = process.NewTable(&e.kernel.Tables, e.sideband, cfg.Runtimes)
+	e.table.Failed = cfg.Failed
 	e.perfMaps = newPerfMaps(e.table.RootPath, cfg.OpenPerfMap)
 	windows.RunTime = e.perfMaps.add
 	e.collector = aggregate.NewCollector(windows)

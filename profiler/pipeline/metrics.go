@@ -93,6 +93,7 @@ func (m *Metrics) List() []telemetry.Metric {
 		m.gauge("kalypso_agent_processes", "{process}", "Processes that are known.", func() float64 { return float64(m.table.Processes) }),
 		m.gauge("kalypso_agent_executables", "{file}", "Executables that samples hit.", func() float64 { return float64(m.table.Executables) }),
 		m.counter("kalypso_agent_executables_refused_total", "{sample}", "Samples in files that no number was left for.", func() float64 { return float64(m.table.ExecutablesRefused) }),
+		m.counter("kalypso_agent_files_poisoned_total", "{file}", "Executables that are not read any more, because reading them panicked or did not end.", func() float64 { return float64(m.table.FilesPoisoned) }),
 		m.counter("kalypso_agent_mapping_tables_refused_total", "{process}", "Processes whose mappings the kernel's table had no room for; their stacks are unwound in user space.", func() float64 { return float64(m.table.InstallsRefused) }),
 		m.counter("kalypso_agent_process_events_lost_total", "{event}", "Process events that were lost; mappings are read from /proc instead.", func() float64 { return float64(m.table.EventsLost) }),
 		m.gauge("kalypso_agent_unwind_rows", "{row}", "Unwind rows in the kernel's table.", func() float64 { return float64(m.table.Rows) }),

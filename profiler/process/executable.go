@@ -42,6 +42,8 @@ type Executable struct {
 	idleSince time.Time    // since when no live process has it mapped; zero while one has
 	named     atomic.Int64 // when it was last asked for names, Unix seconds
 	closed    bool
+	poisoned  atomic.Bool // see guard
+	tell      func(error) // of what is wrong with the file; may be nil
 
 	naming sync.Mutex // symbolizing does not hold the table's lock
 }
@@ -52,6 +54,8 @@ type program struct {
 	instance lang.Instance
 	ranges   []lang.Range
 }
+
+var errPoisoned = errors.New("reading the file went wrong before")
 
 // fileKey tells files apart without opening them. The stamp does when a file
 // system gives a new file the inode of a deleted one, as ext4 does within
@@ -79,7 +83,9 @@ func (e *Executable) open(pid profiler.PID, root *Root, m Mapping) {
 	e.opened, e.opener, e.root = true, pid, root
 	e.tries++
 	e.module = &profiler.Module{Path: e.path}
-	e.file, e.openErr = openFile(pid, root, m)
+	if !e.guard("opening", func() { e.file, e.openErr = openFile(pid, root, m) }) {
+		e.openErr = errPoisoned
+	}
 	if e.openErr != nil {
 		var format *elf.FormatError
 		// debug/elf tells no other way what is wrong. An ELF file that is broken
@@ -102,15 +108,15 @@ func (e *Executable) recognise(pid profiler.PID, root *Root, runtimes []lang.Run
 		base = root.Path()
 	}
 	for _, rt := range runtimes {
-		p, err := rt.Recognise(e.file, base)
-		if p == nil || err != nil {
-			continue // another runtime, native in the end, takes what this one cannot read
-		}
-		in, err := p.Attach(pid)
-		if err != nil {
-			continue
-		}
-		e.programs = append(e.programs, program{p, in, p.Ranges()})
+		e.guard("recognising", func() {
+			p, err := rt.Recognise(e.file, base)
+			if p == nil || err != nil {
+				return // another runtime, native in the end, takes what this one cannot read
+			}
+			if in, err := p.Attach(pid); err == nil {
+				e.programs = append(e.programs, program{p, in, p.Ranges()})
+			}
+		})
 	}
 }
 
@@ -217,7 +223,14 @@ func (e *Executable) pageSpan() (first, count uint32) {
 }
 
 // rows builds the unwind rows of one page, by offset in the file.
-func (e *Executable) rows(page uint32) ([]cfi.Row, error) {
+func (e *Executable) rows(page uint32) (rows []cfi.Row, err error) {
+	if !e.guard("building unwind rows", func() { rows, err = e.buildRows(page) }) {
+		return nil, errPoisoned
+	}
+	return rows, err
+}
+
+func (e *Executable) buildRows(page uint32) ([]cfi.Row, error) {
 	from := uint64(page) << pageShift
 	to := from + 1<<pageShift
 	rows := []cfi.Row{{PC: from}}
@@ -313,7 +326,7 @@ func (e *Executable) Symbolize(dst []profiler.Frame, offset uint64) ([]profiler.
 	if p, _ := e.owner(vaddr, vaddr+1); p != nil && !e.closed {
 		n := len(dst)
 		var err error
-		if dst, err = p.instance.Symbolize(dst, vaddr); err != nil {
+		if !e.guard("naming functions", func() { dst, err = p.instance.Symbolize(dst, vaddr) }) || err != nil {
 			return dst[:n], vaddr
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -65,6 +66,7 @@ type Stats struct {
 	InstallsRefused        uint64 // processes whose mappings did not fit
 	RulesRefused           uint64 // rows that became gaps because the table of rules was full
 	RulesForgotten         uint64 // how often that table was emptied
+	FilesPoisoned          uint64 // files that are not read any more, because reading them went wrong
 	Rows                   uint64 // now
 	Rules                  uint64
 	EventsLost             uint64
@@ -77,6 +79,10 @@ type Table struct {
 	kernel   Kernel
 	events   Events
 	runtimes []lang.Runtime
+	// Failed, if set before anything is walked, is told of files that cannot be
+	// read without harm.
+	Failed func(error)
+	poison atomic.Uint64 // such files
 
 	mu        sync.Mutex
 	processes map[profiler.PID]*process
@@ -174,7 +180,15 @@ func (t *Table) Stats() Stats {
 	s.Processes, s.Executables = uint64(len(t.processes)), uint64(len(t.byID)-1-len(t.freeIDs))
 	s.Rows, s.Rules = uint64(t.rows.used), uint64(len(t.ruleList))
 	s.EventsLost = t.events.Lost()
+	s.FilesPoisoned = t.poison.Load()
 	return s
+}
+
+func (t *Table) poisoned(err error) {
+	t.poison.Add(1)
+	if t.Failed != nil {
+		t.Failed(err)
+	}
 }
 
 // Sync takes in what happened to processes since the last call.
@@ -413,7 +427,7 @@ func (t *Table) executable(p *process, m *Mapping) *Executable {
 		if len(t.files) >= maxFiles {
 			return t.unknown
 		}
-		e = &Executable{path: m.Path, module: &profiler.Module{Path: m.Path}}
+		e = &Executable{path: m.Path, module: &profiler.Module{Path: m.Path}, tell: t.poisoned}
 		t.files[key] = e
 	}
 	if e.notELF {
