@@ -143,16 +143,24 @@ func flag(b bool) uint8 {
 	return 0
 }
 
-// loadError keeps the last lines of a verifier's refusal: the reason stands
-// there.
+// Refusal is what the kernel's verifier has against a program.
+type Refusal struct {
+	Err error
+	Log []string // all that it says, line by line
+}
+
+// Error has the last lines of the log: the reason stands there.
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("load BPF programs: %v\n%s", r.Err, strings.Join(r.Log[max(0, len(r.Log)-20):], "\n"))
+}
+
+// Unwrap gives the kernel's error.
+func (r *Refusal) Unwrap() error { return r.Err }
+
 func loadError(err error) error {
 	var ve *ebpf.VerifierError
 	if errors.As(err, &ve) {
-		log := ve.Log
-		if len(log) > 20 {
-			log = log[len(log)-20:]
-		}
-		return fmt.Errorf("load BPF programs: %w\n%s", ve.Cause, strings.Join(log, "\n"))
+		return &Refusal{ve.Cause, ve.Log}
 	}
 	return fmt.Errorf("load BPF programs: %w", err)
 }

@@ -12,9 +12,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/kalypso-dev/kalypso/bpf"
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
 	"github.com/kalypso-dev/kalypso/exporter/transport"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -102,6 +104,7 @@ func (d *daemon) open(ctx context.Context) error {
 		SetHistory: d.history.SetBudget, Deliver: d.deliver, Log: d.log.Logger, Health: d.health,
 	})
 	if err != nil {
+		d.keepVerifierLog(err)
 		return err
 	}
 	own := pipeline.NewMetrics(d.service)
@@ -286,4 +289,17 @@ func pushOf(o config.TelemetryOTLP) (*telemetry.Push, error) {
 	return &telemetry.Push{
 		Endpoint: o.Endpoint, HTTP: o.Protocol == "http", Insecure: o.Insecure, TLS: certificates, Headers: headers,
 	}, nil
+}
+
+// keepVerifierLog writes what the verifier says of a program that it refused to
+// the file of --verifier-log: thousands of lines, of which the error has the last.
+func (d *daemon) keepVerifierLog(err error) {
+	var refusal *bpf.Refusal
+	if d.settings.VerifierLog == "" || !errors.As(err, &refusal) {
+		return
+	}
+	text := strings.Join(refusal.Log, "\n") + "\n"
+	if err := os.WriteFile(d.settings.VerifierLog, []byte(text), 0o600); err != nil {
+		d.log.Warn("the verifier's log is not written", "reason", err)
+	}
 }
