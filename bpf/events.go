@@ -136,17 +136,7 @@ func attach(prog *ebpf.Program, cpu int, kind EventKind, hz int) (event, error) 
 	if err != nil {
 		return event{}, err
 	}
-	e := event{fd: fd}
-	e.link, err = link.AttachRawLink(link.RawLinkOptions{Target: fd, Program: prog, Attach: ebpf.AttachPerfEvent})
-	if err != nil {
-		e.close()
-		return event{}, fmt.Errorf("attach program: %w", err)
-	}
-	if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
-		e.close()
-		return event{}, fmt.Errorf("enable event: %w", err)
-	}
-	return e, nil
+	return enable(fd, prog)
 }
 
 func openEvent(kind EventKind, cpu, hz int) (int, error) {

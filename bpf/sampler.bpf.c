@@ -7,68 +7,11 @@
  * registers and a copy of the stack.
  */
 #include "include/kalypso/maps.h"
+#include "include/kalypso/regs.h"
 #include "include/kalypso/task.h"
 #include "unwind/copy.h"
 #include "unwind/native.h"
 #include <bpf/bpf_tracing.h>
-
-/* User registers of a task that was stopped by an interrupt or a system call. */
-static __always_inline int klp_user_regs(struct task_struct *task, struct klp_regs *out,
-					 __u8 *compat, __u8 *in_syscall)
-{
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
-
-	if (!regs)
-		return 0;
-#if defined(__TARGET_ARCH_arm64)
-	{
-		/* PSR_MODE32_BIT, arch/arm64/include/uapi/asm/ptrace.h */
-		*compat = !!(regs->user_regs.pstate & 0x10);
-		*in_syscall = regs->syscallno >= 0;
-		out->pc = regs->user_regs.pc;
-		out->sp = regs->user_regs.sp;
-		out->fp = regs->user_regs.regs[29];
-		out->lr = regs->user_regs.regs[30];
-#pragma unroll
-		for (int i = 0; i < 31; i++)
-			out->r[i] = regs->user_regs.regs[i];
-		out->r[31] = out->sp;
-	}
-#else
-	/* __USER_CS is 0x33 and __USER32_CS 0x23: arch/x86/include/asm/segment.h */
-	*compat = regs->cs == 0x23;
-	*in_syscall = (long)regs->orig_ax >= 0;
-	out->pc = regs->ip;
-	out->sp = regs->sp;
-	out->fp = regs->bp;
-	out->r[0] = regs->ax;
-	out->r[1] = regs->dx;
-	out->r[2] = regs->cx;
-	out->r[3] = regs->bx;
-	out->r[4] = regs->si;
-	out->r[5] = regs->di;
-	out->r[6] = regs->bp;
-	out->r[7] = regs->sp;
-	out->r[8] = regs->r8;
-	out->r[9] = regs->r9;
-	out->r[10] = regs->r10;
-	out->r[11] = regs->r11;
-	out->r[12] = regs->r12;
-	out->r[13] = regs->r13;
-	out->r[14] = regs->r14;
-	out->r[15] = regs->r15;
-#endif
-	return 1;
-}
-
-static __always_inline int klp_from_user(struct klp_perf_event *ctx)
-{
-#if defined(__TARGET_ARCH_arm64)
-	return (ctx->regs.pstate & 0xf) == 0; /* PSR_MODE_EL0t */
-#else
-	return (ctx->regs.cs & 3) == 3;
-#endif
-}
 
 static __always_inline int klp_wanted(struct task_struct *task, __u32 pid)
 {
@@ -222,9 +165,11 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	struct klp_walk *w;
 	struct klp_header *header;
 	__u32 zero = 0, pid, tid, kernel = 0;
-	__u8 compat = 0, in_syscall = 0;
+	__u8 compat = 0;
+	__s32 syscall = -1;
 	__u64 hash = 0, *words;
-	int from_user = klp_from_user(ctx);
+	struct pt_regs *regs;
+	int from_user = klp_in_user(ctx);
 
 	tid = klp_tid(task);
 	if (!tid) /* idle, or not in the agent's PID namespace */
@@ -280,7 +225,11 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 		klp_account(w);
 		return NULL;
 	}
-	if (!klp_user_regs(task, &w->regs, &compat, &in_syscall) || !w->regs.pc || compat) {
+	regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	w->regs.pc = 0;
+	if (regs)
+		klp_saved_regs(regs, &w->regs, &compat, &syscall);
+	if (!w->regs.pc || compat) {
 		w->stop = compat ? KLP_STOP_COMPAT : KLP_STOP_NO_REGISTERS;
 		klp_emit(w, pid, tid);
 		klp_account(w);
@@ -291,7 +240,7 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	w->fp = w->regs.fp;
 	w->lr = w->regs.lr;
 	/* In a system call, pc is the instruction after it: like a return address. */
-	w->exact = from_user || !in_syscall;
+	w->exact = from_user || syscall < 0;
 	w->leaf = 1;
 	w->registers = 1;
 	w->stop = KLP_STOP_TRUNCATED;

@@ -162,7 +162,7 @@ func open(cfg Config, pid profiler.PID) (*dump, error) {
 	d.kernel, err = bpf.LoadThreads()
 	nameErr := <-named
 	if err != nil {
-		return nil, loadFault(pid, err)
+		return nil, bpf.LoadFault(what(pid), err)
 	}
 	if nameErr != nil {
 		cfg.Failed(nameErr)

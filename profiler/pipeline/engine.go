@@ -67,10 +67,10 @@ func (e *engine) open(cfg Config, windows aggregate.Config) error {
 	}
 	var err error
 	if e.kernel, err = bpf.Load(bc); err != nil {
-		return loadFault(err)
+		return bpf.LoadFault("cannot start sampling", err)
 	}
 	if e.sideband, err = bpf.OpenSideband(); err != nil {
-		return loadFault(err)
+		return bpf.LoadFault("cannot start sampling", err)
 	}
 	e.table = process.NewTable(&e.kernel.Tables, e.sideband, cfg.Runtimes)
 	e.table.Failed = cfg.Failed
@@ -100,7 +100,7 @@ func (e *engine) attach(ctx context.Context, hz int) error {
 	go func() { e.done <- e.sampler.Run(ctx) }()
 	if err := e.kernel.Attach(hz); err != nil {
 		_ = e.detach() // what is wrong is known
-		return loadFault(err)
+		return bpf.LoadFault("cannot start sampling", err)
 	}
 	return nil
 }

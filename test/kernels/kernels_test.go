@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -154,6 +155,11 @@ func runs() []guest.Run {
 			Files: []string{file}, Seconds: runSeconds,
 		})
 	}
+	for _, program := range [][]string{{"/bin/blocked", "-spin", "1", "12"}, {"/bin/goblocked"}} {
+		list = append(list, guest.Run{
+			Name: "dump-" + filepath.Base(program[0]), Command: append([]string{"/init", "dump-of"}, program...), Seconds: runSeconds,
+		})
+	}
 	return list
 }
 
@@ -208,6 +214,8 @@ func testKernel(t *testing.T, arch, kernel, initramfs string) {
 			t.Errorf("%s: %s\nstandard error:\n%s\nstandard output:\n%s", r.Name, res.Error, res.Stderr, res.Stdout)
 		case r.Name == "doctor":
 			checkDoctor(t, res)
+		case strings.HasPrefix(r.Name, "dump-"):
+			checkDump(t, res)
 		default:
 			checkRecording(t, &r, res)
 		}
@@ -234,6 +242,92 @@ func checkDoctor(t *testing.T, res *guest.Result) {
 			t.Errorf("doctor: %s: %s", c.ID, c.Detail)
 		}
 	}
+}
+
+// dumpChains are functions that must follow each other in some thread of a
+// dump, root first, with what the thread waits in.
+var dumpChains = map[string][]struct {
+	syscalls []string // "": it runs
+	chain    []string
+}{
+	"dump-blocked": {
+		{[]string{"futex"}, then(blockedLevels(20), "wait_futex")},
+		{[]string{"nanosleep", "clock_nanosleep"}, then(blockedLevels(21), "wait_sleep")},
+		{[]string{"read"}, then(blockedLevels(22), "wait_read")},
+		{[]string{"epoll_wait", "epoll_pwait"}, then(blockedLevels(23), "wait_epoll")},
+		{[]string{"futex"}, then(blockedLevels(28), "wait_futex")},
+		{[]string{""}, then(blockedLevels(32), "spin")},
+		{[]string{"read"}, []string{"main", "join", "wait_input"}},
+	},
+	"dump-goblocked": {
+		{[]string{"read"}, then(goChain("runtime.main", "main.main"), "main.waitInput")},
+		{[]string{"read"}, then(goChain("main.main.func1"), "main.main.func1.1", "main.waitPipe")},
+		{[]string{"nanosleep"}, then(goChain("main.main.func2"), "main.waitSleep")},
+		{[]string{""}, []string{"main.spin", "main.leaf"}},
+	},
+}
+
+func blockedLevels(depth int) []string {
+	names := []string{"worker"}
+	for level := 40 - depth; level < 40; level++ {
+		names = append(names, fmt.Sprintf("level_%02d", level))
+	}
+	return append(names, "bottom")
+}
+
+func goChain(first ...string) []string {
+	for i := 1; i <= 8; i++ {
+		first = append(first, fmt.Sprintf("main.level%d", i))
+	}
+	return first
+}
+
+// checkDump wants every stack whole, and the threads of the truth among them.
+func checkDump(t *testing.T, res *guest.Result) {
+	var report struct {
+		Threads []struct {
+			Name, State, Syscall, Stop string
+			Complete                   bool
+			Frames                     []struct{ Kind, Function string }
+		}
+	}
+	if err := json.Unmarshal([]byte(res.Stdout), &report); err != nil {
+		t.Errorf("%s: %v\n%s", res.Name, err, res.Stdout)
+		return
+	}
+	if res.Stderr != "" {
+		t.Errorf("%s says\n%s", res.Name, res.Stderr)
+	}
+	want := slices.Clone(dumpChains[res.Name])
+	complete, kernel := 0, 0
+	for _, th := range report.Threads {
+		var frames []string
+		for _, f := range slices.Backward(th.Frames) {
+			frames = append(frames, f.Function)
+		}
+		if th.Complete {
+			complete++
+		} else {
+			t.Errorf("%s: %q, %s in %q, ends with %s: %v", res.Name, th.Name, th.State, th.Syscall, th.Stop, frames)
+		}
+		if len(th.Frames) > 0 && th.Frames[0].Kind == "kernel" {
+			kernel++
+		}
+		for i := range want {
+			if slices.Contains(want[i].syscalls, th.Syscall) && has(frames, want[i].chain) {
+				want = slices.Delete(want, i, i+1)
+				break
+			}
+		}
+	}
+	for _, w := range want {
+		t.Errorf("%s: no thread in %q runs %v\n%s", res.Name, w.syscalls, w.chain, res.Stdout)
+	}
+	// One runs, and may do so in user mode.
+	if len(report.Threads) == 0 || kernel < len(report.Threads)-1 {
+		t.Errorf("%s: %d of %d threads have kernel stacks", res.Name, kernel, len(report.Threads))
+	}
+	t.Logf("%-19s %d of %d stacks whole, in %.2f s", res.Name, complete, len(report.Threads), res.Seconds)
 }
 
 const tableHeader = "run                 event      samples  points  chain %  whole %"
@@ -496,6 +590,7 @@ func buildInitramfs(t *testing.T, arch string) string {
 	var files []file
 	for name, program := range map[string]string{
 		"init": "test/kernels/init", "bin/kalypso-agent": "cmd/agent", "bin/golang": "test/workloads/golang",
+		"bin/goblocked": "test/workloads/goblocked",
 	} {
 		out := filepath.Join(dir, filepath.Base(name))
 		run([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}, "go", "build", "-trimpath", "-o", out, "github.com/kalypso-dev/kalypso/"+program)
@@ -508,7 +603,7 @@ func buildInitramfs(t *testing.T, arch string) string {
 		files = append(files, file{name: name, from: out})
 	}
 	const sources = "../workloads/"
-	for _, name := range []string{"chain", "signals", "vdso"} {
+	for _, name := range []string{"chain", "signals", "vdso", "blocked"} {
 		compile("bin/"+name, "-static", "-pthread", sources+name+".c")
 	}
 	compile("lib/libpltlib.so", "-fPIC", "-shared", "-Wl,-soname,libpltlib.so", sources+"pltlib.c")

@@ -4,7 +4,8 @@
 // off.
 //
 // As "init record-by-tail-calls FILE COMMAND…" it records a command as on
-// kernels without bpf_loop, for which the agent has no flag.
+// kernels without bpf_loop, for which the agent has no flag; as "init dump-of
+// COMMAND…" it dumps one that waits.
 package main
 
 import (
@@ -48,6 +49,8 @@ func second(args []string) error {
 	switch {
 	case len(args) > 3 && args[1] == "record-by-tail-calls":
 		return recordByTailCalls(context.Background(), args[2], args[3:])
+	case len(args) > 2 && args[1] == "dump-of":
+		return dumpOf(args[2:])
 	case len(args) > 2 && args[1] == "hold":
 		return hold(args[2:])
 	}

@@ -1,4 +1,4 @@
-package pipeline
+package bpf
 
 import (
 	"errors"
@@ -6,18 +6,18 @@ import (
 	"os"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/kalypso-dev/kalypso/bpf"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
-// loadFault explains why the kernel refused us.
-func loadFault(err error) error {
-	f := &profiler.Fault{What: "cannot start sampling", Why: err, Fix: "kalypso-agent doctor   tells what is missing and how to get it"}
+// LoadFault explains why the kernel refused us. what is what could not be done.
+func LoadFault(what string, err error) error {
+	f := &profiler.Fault{What: what, Why: err, Fix: "kalypso-agent doctor   tells what is missing and how to get it"}
 	missing := missingCapabilities()
 	switch {
-	case !bpf.BTFAvailable():
+	case !BTFAvailable():
 		f.Why = errors.New("this kernel does not describe its types (no /sys/kernel/btf/vmlinux)")
 		f.Fix = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y: every distribution's kernel since about 2021"
 	// Without a capability, the verifier also says EINVAL: this helper is not
@@ -34,11 +34,14 @@ func loadFault(err error) error {
 			f.Why = fmt.Errorf("running as root, but without %s: %w", missing, unix.EPERM)
 			f.Fix = "add them to the container's capabilities; kalypso-agent doctor tells what each is for"
 		}
+	case errors.Is(err, ebpf.ErrNotSupported):
+		f.Why = fmt.Errorf("this kernel cannot do it: %w", err)
+		f.Fix = "use Linux 5.15 or later"
 	}
 	return f
 }
 
-// missingCapabilities names what sampling cannot do without; empty when
+// missingCapabilities names what loading cannot do without; empty when
 // nothing is missing, or it cannot be told.
 func missingCapabilities() string {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
