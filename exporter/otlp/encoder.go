@@ -90,13 +90,13 @@ type sample struct {
 }
 
 func (p *plan) profile(profile *profiler.Profile) {
-	samples := p.samples(profile)
 	if profile.Period() <= 0 {
-		for _, s := range samples {
-			p.dropped += s.count
+		for i := range profile.Samples {
+			p.dropped += profile.Samples[i].Count
 		}
 		return
 	}
+	samples := p.samples(profile)
 	labels := limits.Labels(profile.Workload)
 	base := profileCharge + labelsCharge(labels)
 	perSample := sampleCharge + labelCharge*len(labels)
@@ -133,13 +133,13 @@ func (p *plan) part(labels []profiler.Attribute) int {
 }
 
 // add starts a piece, in a new batch where it would be too much for the last.
-func (p *plan) add(new piece, charge int) *piece {
+func (p *plan) add(one piece, charge int) *piece {
 	if len(p.batches) == 0 || p.charge+charge > p.config.PushBytes {
 		p.batches = append(p.batches, nil)
 		p.charge = 0
 	}
 	b := &p.batches[len(p.batches)-1]
-	*b = append(*b, new)
+	*b = append(*b, one)
 	return &(*b)[len(*b)-1]
 }
 

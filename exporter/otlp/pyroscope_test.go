@@ -56,6 +56,24 @@ func TestRealPyroscope(t *testing.T) {
 		t.Run("names, lines, inlined calls, values and labels arrive", func(t *testing.T) {
 			realShop(t, server, sender(t, p, c), name)
 		})
+		t.Run("as many labels as we send, and as long ones, are taken", func(t *testing.T) {
+			service := "labels-" + name
+			profile := shop(time.Now().Add(-15 * time.Second))[1]
+			profile.Workload = &profiler.Workload{Attributes: []profiler.Attribute{{Key: "service.name", Value: service}}}
+			for i := range 40 {
+				profile.Workload.Attributes = append(profile.Workload.Attributes, profiler.Attribute{
+					Key: fmt.Sprintf("k8s.pod.label.%d.%s", i, strings.Repeat("l", 500)), Value: strings.Repeat("é", 3000),
+				})
+			}
+			for _, r := range encode(t, EncoderConfig{}, []*profiler.Profile{profile}) {
+				if _, err := sender(t, p, c).Send(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, want := total(server.Profile(fmt.Sprintf(`{service_name="%s"}`, service))), 3*profile.Period().Nanoseconds(); got != want {
+				t.Errorf("%d ns, want %d", got, want)
+			}
+		})
 		t.Run("a window is charged what we reckon", func(t *testing.T) {
 			realCharge(t, server, sender(t, p, c))
 		})
@@ -134,6 +152,12 @@ func realShop(t *testing.T, server *pyroscopetest.Server, s exporter.Sender, nam
 		}
 		if len(labels) > 30 {
 			t.Errorf("%s: %d labels", selector, len(labels))
+		}
+	}
+	names := server.Names(fmt.Sprintf(`{service_name="checkout-%s"}`, name))
+	for _, want := range []string{"main", "total", "price", "round", "copy_user_generic", "libfoo.so.1+0x2300", "[unwind: no information]", `evil\x00\xff\x1b[31m\u202ename`} {
+		if !slices.Contains(names, want) {
+			t.Errorf("%q is not in the flame graph: %q", want, names)
 		}
 	}
 	// People look by the short names, in every combination.

@@ -106,8 +106,8 @@ func (t *table) modules(locations []int32) int {
 }
 
 // location gives the index of a location. The address is sent only where there
-// is no name: nobody needs it else, the server drops it, locations of one line
-// are one without it, and those of the kernel are better kept on the machine.
+// is no name: elsewhere the server drops it, and without it all addresses of a
+// line are one location.
 func (t *table) location(l *profiler.Location) int32 {
 	out := location{mapping: t.mapping(l.Module), lines: make([]line, 0, max(1, len(l.Frames)))}
 	if len(l.Frames) == 0 {
@@ -116,7 +116,7 @@ func (t *table) location(l *profiler.Location) int32 {
 	}
 	for i := range l.Frames {
 		f := &l.Frames[i]
-		if f.Function == "" && f.Kind != profiler.KindKernel {
+		if f.Function == "" {
 			out.address = l.Address
 		}
 		out.lines = append(out.lines, line{t.function(profiler.FrameName(l, f), f.File), max(f.Line, 0)})

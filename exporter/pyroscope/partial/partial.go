@@ -82,13 +82,13 @@ func (l *Ledger) Settle(r *exporter.Request, receipt exporter.Receipt, err error
 			sent = append(sent, i)
 		}
 	}
-	failures, ok := read(said.Text, len(sent))
+	became, ok := read(said.Text, len(sent))
 	if !ok {
 		return exporter.Receipt{}, err
 	}
 	outcomes := make([]outcome, r.Profiles)
 	for j, i := range sent {
-		outcomes[i] = failures[j]
+		outcomes[i] = became[j]
 	}
 	return l.settle(r, outcomes, said.Error(), err)
 }
@@ -127,6 +127,9 @@ func (l *Ledger) SettleEach(r *exporter.Request, answers []error) (exporter.Rece
 		if err == nil || outcomes[i] == later {
 			err = answer
 		}
+	}
+	if err == nil && len(l.entries) == 0 {
+		return exporter.Receipt{}, nil
 	}
 	return l.settle(r, outcomes, why, err)
 }
@@ -224,40 +227,46 @@ const (
 // (pkg/distributor/distributor.go, PushBatch).
 var failure = regexp.MustCompile(`push series with index (\d+) and id [0-9A-Fa-f-]* ?failed: `)
 
-// several is how it begins where there is more than one.
-var several = regexp.MustCompile(`^(?:[^{"]*: )?(\d+) errors: push series with index `)
+// failures is how a server's answer begins that names profiles. A collector
+// puts words of its own in front of a server's, and may have sent it profiles
+// of other requests as well: its numbers are not ours.
+var failures = regexp.MustCompile(`^failed to make a GRPC request: (?:(\d+) errors: )?push series with index `)
 
 // read finds what became of the profiles of a push. It is false where the text
 // is not surely of that kind: labels are in it, which a workload may have named
 // to look like it, so the number of failures must be the one that is told.
 func read(text string, profiles int) (map[int]outcome, bool) {
-	found := failure.FindAllStringSubmatchIndex(text, -1)
+	begin := failures.FindStringSubmatch(text)
+	if begin == nil {
+		return nil, false
+	}
 	want := 1
-	if m := several.FindStringSubmatch(text); m != nil {
-		n, err := strconv.Atoi(m[1])
+	if begin[1] != "" {
+		n, err := strconv.Atoi(begin[1])
 		if err != nil {
 			return nil, false
 		}
 		want = n
 	}
+	found := failure.FindAllStringSubmatchIndex(text, -1)
 	if len(found) != want || want > profiles {
 		return nil, false
 	}
-	out := make(map[int]outcome)
+	out := make(map[int]outcome, want)
 	for i, at := range found {
 		index, err := strconv.Atoi(text[at[2]:at[3]])
 		if err != nil || index >= profiles {
+			return nil, false
+		}
+		if _, twice := out[index]; twice {
 			return nil, false
 		}
 		end := len(text)
 		if i+1 < len(found) {
 			end = found[i+1][0]
 		}
-		if _, twice := out[index]; twice {
-			return nil, false
-		}
 		out[index] = later
-		if why := text[at[1]:end]; strings.HasPrefix(why, "invalid_argument: ") {
+		if strings.HasPrefix(text[at[1]:end], "invalid_argument: ") {
 			out[index] = refused
 		}
 	}

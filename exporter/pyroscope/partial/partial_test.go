@@ -110,6 +110,10 @@ func TestSettle(t *testing.T) {
 			{"abcd+", busy(said("1 "+limited+` push series with index 2`+id, "3 "+limited)), "busy", 0},
 			{"abcd+", nil, "taken", 0},
 		}},
+		{"what a collector says of profiles is not about those of a request", []step{
+			{"abcd+", busy(transport.Answered("backend:1", &transport.Said{Text: "Permanent error: failed to make a GRPC request: push series with index 1" + id + limited}, "")), "busy", 0},
+			{"abcd+", nil, "taken", 0},
+		}},
 		{"an index that there is not is not believed", []step{
 			{"abcd+", busy(said("4 " + limited)), "busy", 0},
 			{"abcd+", busy(said("1 "+limited, "1 "+limited)), "busy", 0},
@@ -202,8 +206,8 @@ func TestLedgerIsBounded(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add(said("3 "+limited, "1 "+invalid).Error(), 4)
-	f.Add("2 errors: push series with index 99999999999999999999 and id  failed: ", 1)
+	f.Add("failed to make a GRPC request: push series with index 3"+id+limited, 4)
+	f.Add("failed to make a GRPC request: 2 errors: push series with index 99999999999999999999 and id  failed: ", 1)
 	f.Fuzz(func(t *testing.T, text string, profiles int) {
 		outcomes, ok := read(text, profiles)
 		for i := range outcomes {

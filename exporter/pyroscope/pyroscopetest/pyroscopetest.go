@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,6 +159,22 @@ func (s *Server) Profile(selector string) *pprof.Profile {
 		s.t.Fatalf("parse the profile of %s: %v", selector, err)
 	}
 	return out
+}
+
+// Names are the frames of the flame graph that the server draws of a selector.
+func (s *Server) Names(selector string) []string {
+	s.t.Helper()
+	query := url.Values{"query": {CPUProfile + selector}, "from": {"now-1h"}, "until": {"now"}, "format": {"json"}}
+	response, err := http.Get("http://" + s.addr + "/pyroscope/render?" + query.Encode())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var answer struct{ Flamebearer struct{ Names []string } }
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		s.t.Fatalf("render %s: %v", selector, err)
+	}
+	return answer.Flamebearer.Names
 }
 
 // Labels are those of every series of the last hour.
