@@ -63,6 +63,33 @@ func TestCloseInTheMiddleOfASend(t *testing.T) {
 			}
 		})
 	})
+	t.Run("begins none in the second half of its time, where a folder keeps them", func(t *testing.T) {
+		both(t, func(t *testing.T, dir string) {
+			b := &backend{answer: func(ctx context.Context, _ int, _ *exporter.Request) (exporter.Receipt, error) {
+				select {
+				case <-time.After(3 * time.Second):
+					return exporter.Receipt{}, nil
+				case <-ctx.Done():
+					return exporter.Receipt{}, ctx.Err()
+				}
+			}}
+			s := open(t, Config{Sender: b, Dir: dir})
+			run(t, s)
+			put(t, s, 0, 1, 2, 3)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			start := time.Now()
+			err := s.Close(ctx)
+			took, attempts := time.Since(start), len(b.attempts())
+			st := balance(t, s, b)
+			if dir != "" && (err != nil || took != 6*time.Second || attempts != 2 || st.Disk.Requests != 2) {
+				t.Errorf("%v after %s and %d attempts: %+v", err, took, attempts, st)
+			}
+			if dir == "" && (err == nil || took != 10*time.Second || attempts != 4 || st.Evicted.Requests != 1) {
+				t.Errorf("%v after %s and %d attempts: %+v", err, took, attempts, st)
+			}
+		})
+	})
 	t.Run("ends with its context, and the request waits for the next start", func(t *testing.T) {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {

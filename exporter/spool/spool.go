@@ -218,14 +218,18 @@ func (s *Spool) Stats() Stats {
 
 // Close ends Run, sends what it can until ctx ends or a request fails, brings
 // the rest to the folder, and gives the folder free. A request that is being
-// sent is waited for until ctx ends. The error says what is lost for want of a
-// folder.
+// sent is waited for until ctx ends; where the folder keeps the rest, none is
+// begun in the second half of that time, so that one which takes long is not cut
+// off before its answer and sent again by the next run. The error says what is
+// lost for want of a folder.
 func (s *Spool) Close(ctx context.Context) error {
 	s.beginClose()
 	defer context.AfterFunc(ctx, s.abort)()
+	begin, cancel := s.halfOf(ctx)
+	defer cancel()
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
-	for s.step(ctx, ctx) == settled {
+	for s.step(begin, ctx) == settled {
 	}
 	s.disk.Lock()
 	defer s.unlock()
@@ -245,4 +249,16 @@ func (s *Spool) Close(ctx context.Context) error {
 		return fmt.Errorf("close the spool: %d samples in %d requests were neither sent nor stored", lost.Samples, lost.Requests)
 	}
 	return nil
+}
+
+// halfOf is the first half of ctx's time where a folder keeps what is not sent,
+// else all of it.
+func (s *Spool) halfOf(ctx context.Context) (context.Context, context.CancelFunc) {
+	s.mu.Lock()
+	kept := s.folder != nil && s.stats.DiskError == ""
+	s.mu.Unlock()
+	if end, bounded := ctx.Deadline(); bounded && kept {
+		return context.WithTimeout(ctx, time.Until(end)/2)
+	}
+	return context.WithCancel(ctx)
 }
