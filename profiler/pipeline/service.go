@@ -359,7 +359,8 @@ func (s *Service) setRate(hz int) {
 	if err := s.kernel.SetFrequency(hz); err != nil {
 		s.failed(err)
 	}
-	s.cfg.Log.Info("sampling rate changed", "from", s.hz, "to", hz, "asked for", s.cfg.Frequency, "cpu share", s.stats.CPUShare)
+	// As text: changes of other figures alone would be folded.
+	s.cfg.Log.Info("sampling rate changed", "from", fmt.Sprint(s.hz), "to", fmt.Sprint(hz), "asked for", s.cfg.Frequency, "cpu share", s.stats.CPUShare)
 	s.hz = hz
 	s.count(func(st *ServiceStats) { st.RateChanges++; st.Frequency = hz })
 }
