@@ -205,3 +205,30 @@ func TestRulesBite(t *testing.T) {
 		}
 	}
 }
+
+// TestLibrariesHaveOneRoom: what changes with every release is imported in one
+// place.
+func TestLibrariesHaveOneRoom(t *testing.T) {
+	own, _ := list(t, "amd64")
+	for library, rooms := range map[string][]string{
+		"go.opentelemetry.io/collector/pdata/": {"exporter/otlp"},
+		"go.opentelemetry.io/otel/":            {"profiler/telemetry"},
+		"github.com/prometheus/":               {"profiler/telemetry"},
+		"google.golang.org/grpc":               {"exporter/otlp", "exporter/transport", "profiler/telemetry"},
+		"github.com/cilium/ebpf":               {"bpf", "profiler/sampler", "cmd/agent/internal/doctor"},
+		"go.yaml.in/yaml/":                     {"cmd/agent/internal/config"},
+		"github.com/google/pprof/":             {"exporter/format", "viewer", "exporter/pyroscope", "exporter/file"},
+		"github.com/ianlancetaylor/demangle":   {"profiler/demangle"},
+		"github.com/spf13/":                    {"cmd"},
+		"google.golang.org/protobuf/":          {"exporter"},
+		"go.opentelemetry.io/proto/otlp/":      {}, // for tests only
+	} {
+		for name, p := range own {
+			for _, dep := range p.Imports {
+				if strings.HasPrefix(dep, library) && !in(append(rooms, "test")...)(name) {
+					t.Errorf("%s imports %s, which belongs to %s", name, dep, strings.Join(rooms, ", "))
+				}
+			}
+		}
+	}
+}
