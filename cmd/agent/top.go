@@ -176,9 +176,13 @@ func topFacts(t *api.Top) string {
 	if t.Processes == 1 {
 		processes = "1 process"
 	}
+	rate := strconv.Itoa(t.Frequency)
+	if t.Lowest != t.Frequency {
+		rate = fmt.Sprintf("%d to %d", t.Lowest, t.Frequency)
+	}
 	parts := []string{
 		fmt.Sprintf("%.2f cores busy", t.Cores), processes,
-		fmt.Sprintf("%s %d Hz", profiler.Printable(t.Event), t.Frequency), "lost " + strconv.FormatUint(t.Lost, 10),
+		fmt.Sprintf("%s %s Hz", profiler.Printable(t.Event), rate), "lost " + strconv.FormatUint(t.Lost, 10),
 		fmt.Sprintf("%.0f s to %s", t.Seconds, t.To.Local().Format(time.TimeOnly)),
 	}
 	if t.Host != "" {

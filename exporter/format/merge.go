@@ -67,6 +67,7 @@ type sum struct {
 	seconds  []float64 // of CPU time, by sample
 	cover    coverage
 	workload string
+	frames   int // of the samples' stacks
 }
 
 type sampleKey struct {
@@ -76,14 +77,14 @@ type sampleKey struct {
 	stack   *profiler.Stack
 }
 
-// Stacks is how many different samples were added: what memory it takes is for
-// them.
-func (m *Merger) Stacks() int {
-	n := 0
+// Size is how many different samples were added, and how many frames their
+// stacks have together: what memory it takes is for them.
+func (m *Merger) Size() (samples, frames int) {
 	for _, s := range m.sums {
-		n += len(s.out.Samples)
+		samples += len(s.out.Samples)
+		frames += s.frames
 	}
-	return n
+	return samples, frames
 }
 
 // Profiles gives the sums, one per workload, in the order in which workloads
@@ -148,6 +149,9 @@ func (m *Merger) Add(p *profiler.Profile) {
 			s.samples[k] = n
 			s.out.Samples = append(s.out.Samples, profiler.Sample{Process: k.process, TID: k.tid, Thread: k.thread, Stack: k.stack})
 			s.seconds = append(s.seconds, 0)
+			if k.stack != nil {
+				s.frames += len(k.stack.Locations)
+			}
 		}
 		s.seconds[n] += float64(from.Count) * period
 	}

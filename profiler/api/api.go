@@ -95,8 +95,9 @@ type Span struct {
 	Cut       bool      `json:"cut,omitempty"` // it begins later than asked for: see Range
 	Host      string    `json:"host,omitempty"`
 	Event     string    `json:"event,omitempty"`
-	Frequency int       `json:"frequency"` // samples a second and CPU
-	Samples   uint64    `json:"samples"`
+	Frequency int       `json:"frequency"`        // samples a second and CPU: the highest in it
+	Lowest    int       `json:"lowest_frequency"` // samples at a lower rate than the highest are weighed
+	Samples   uint64    `json:"samples"`          // at the highest rate
 	Lost      uint64    `json:"lost"`
 	Cores     float64   `json:"cores"` // CPUs that were busy, on average
 	Processes int       `json:"processes"`

@@ -219,7 +219,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		f.Fix = "kalypso-agent run     starts one; --listen ADDRESS asks one that listens elsewhere"
 	case errors.Is(err, syscall.EACCES):
 		f.Fix = "run it as the user that the agent runs as"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		f.Why, f.Fix = errors.New("it ended in the middle of its answer"), "ask again, and see in its log why it ended"
 	case !errors.As(err, &network):
 		f.Why = errors.New("what listens there speaks no HTTP")

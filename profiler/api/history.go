@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -155,6 +156,7 @@ func (h *History) Rates() []Rate {
 // Range is what was recorded in some time, added up.
 type Range struct {
 	From, To time.Time // what the profiles cover; zero when nothing was recorded
+	Lowest   int       // rate in it; the profiles have the highest
 	// Cut says that it begins later than it was asked for, because there are too
 	// many distinct stacks before.
 	Cut bool
@@ -172,40 +174,46 @@ func (r *Range) Whole() *profiler.Profile {
 	return format.Merge(r.Profiles...)
 }
 
-// A distinct stack takes up to 3 KiB until it is on a page: 1 to be added up,
-// with names and locations, and 2 to be drawn. So many are read at once as take
-// one and a half times what a history keeps, and never so few that a minute of
-// a small machine is too much.
+// What a distinct stack takes until it is on a page: to be added up, with names
+// and locations, and to be drawn. One of 30 frames takes 2.6 KiB. So much is read
+// at once as takes one and a half times what a history keeps, and never so little
+// that a minute of a small machine is too much.
 const (
-	stackBytes = 2 << 10
-	minStacks  = 4096
+	stackBytes   = 512
+	frameBytes   = 72
+	minReadBytes = 12 << 20
 )
+
+// cost is what it will take to draw what was added.
+func cost(m *format.Merger) int64 {
+	samples, frames := m.Size()
+	return int64(samples)*stackBytes + int64(frames)*frameBytes
+}
 
 // Selection says what of a range is wanted, and how.
 type Selection struct {
 	Filter
 	Whole bool // as one profile, not one per workload
-	// Stacks is how many distinct stacks are enough: older segments are left out
-	// then. 0: as many as the budget allows.
-	Stacks int
+	// Part is the part of what is read at once that may be read, as 1/Part: of
+	// what takes more memory to be shown than a page. 0 is all of it.
+	Part int64
 }
 
 // Between gives what was recorded from one time to another, added up. A segment
 // is taken whole or not at all: when at least half of it, or of the range, lies
 // in the other. One at a time is inflated, the newest first. When there are too
-// many distinct stacks, what is older is left out; the newest is always taken.
+// many distinct stacks, what is older is left out. The newest is always read, and
+// ErrTooLarge is the answer when it alone is over twice the limit.
 //
 // The memory is that of one call. Whoever calls it for others sees to it that
 // they do so one after the other.
 func (h *History) Between(ctx context.Context, from, to time.Time, sel Selection) (*Range, error) {
-	list, mostStacks := h.within(from, to)
-	if sel.Stacks > 0 {
-		mostStacks = min(mostStacks, sel.Stacks)
-	}
+	list, most := h.within(from, to)
+	most /= max(sel.Part, 1)
 	s := summer{Merger: format.Merger{Whole: sel.Whole}, filter: sel.Filter}
 	cut := false
 	for i, k := range slices.Backward(list) {
-		if cut = i < len(list)-1 && s.Stacks() >= mostStacks; cut {
+		if cut = i < len(list)-1 && cost(&s.Merger) >= most; cut {
 			break
 		}
 		if err := ctx.Err(); err != nil {
@@ -221,14 +229,19 @@ func (h *History) Between(ctx context.Context, from, to time.Time, sel Selection
 		s.add(seg)
 		list[i] = nil // evicted meanwhile, it may go
 	}
+	if n := cost(&s.Merger); n > 2*most {
+		return nil, fmt.Errorf("read history: %w: it would take %d MiB of memory", ErrTooLarge, n>>20)
+	}
 	r := s.sum()
 	r.Cut = cut
 	return r, nil
 }
 
-// within gives the segments of a range, and how many distinct stacks may be read
-// at once.
-func (h *History) within(from, to time.Time) (list []*kept, mostStacks int) {
+// ErrTooLarge says that a segment has too many stacks, or too deep ones.
+var ErrTooLarge = errors.New("too many stacks, or too deep ones")
+
+// within gives the segments of a range, and how many bytes may be needed for them.
+func (h *History) within(from, to time.Time) (list []*kept, most int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, k := range h.kept {
@@ -243,7 +256,7 @@ func (h *History) within(from, to time.Time) (list []*kept, mostStacks int) {
 			list = append(list, k)
 		}
 	}
-	return list, max(int(h.budget/stackBytes), minStacks)
+	return list, max(h.budget*3/2, minReadBytes)
 }
 
 // Newest gives the time of the newest segments that cover d, or all there are.
@@ -286,6 +299,9 @@ func (s *summer) add(seg Segment) {
 	}
 	s.covered += seg.Duration
 	s.rate = max(s.rate, seg.Frequency)
+	if s.r.Lowest == 0 || seg.Frequency < s.r.Lowest {
+		s.r.Lowest = seg.Frequency
+	}
 	s.lost += seg.Lost
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net/http"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -248,10 +250,10 @@ func peak(f func()) int64 {
 // TestHistoryMemory: what is kept takes what it says, and to read all of it and
 // draw it takes no more than the limit of stacks and one segment over it do.
 func TestHistoryMemory(t *testing.T) {
-	const budget, stacks = 6 << 20, 2000 // of each segment
+	const budget, stacks = 3 << 20, 2000 // of each segment
 	before := heap()
 	h := NewHistory(DefaultKeep, budget)
-	for n := range 90 {
+	for n := range 40 {
 		add(t, h, busy(n, stacks))
 	}
 	st := h.Stats()
@@ -277,12 +279,37 @@ func TestHistoryMemory(t *testing.T) {
 	})
 	n := len(r.Whole().Samples)
 	t.Logf("%d of %d segments kept in %.1f MiB, %d bytes a stack; %d stacks read in %.1f MiB, drawn in %.1f, written in %.1f; a page of %d KB",
-		st.Segments, 90, mib(st.Bytes), st.Bytes/int64(st.Segments*stacks), n, mib(read), mib(draw), mib(write), size/1000)
-	if most := int64(minStacks+stacks) * (3 << 10) * 11 / 10; read+draw > most || read+write > most {
+		st.Segments, 40, mib(st.Bytes), st.Bytes/int64(st.Segments*stacks), n, mib(read), mib(draw), mib(write), size/1000)
+	if most := int64(minReadBytes+stacks*(stackBytes+30*frameBytes)) * 11 / 10; read+draw > most || read+write > most {
 		t.Errorf("%d bytes to read, %d to draw, %d to write; want less than %d together", read, draw, write, most)
 	}
-	if !r.Cut || n < minStacks || !r.To.Equal(st.To) {
-		t.Errorf("cut %v, %d stacks, to %v: want the newest, at least %d", r.Cut, n, r.To, minStacks)
+	if !r.Cut || n < 2*stacks || !r.To.Equal(st.To) {
+		t.Errorf("cut %v, %d stacks, to %v: want the newest, at least %d", r.Cut, n, r.To, 2*stacks)
+	}
+}
+
+// TestHistoryRefusesWhatIsTooLarge: a program may have stacks of a thousand
+// frames, all different.
+func TestHistoryRefusesWhatIsTooLarge(t *testing.T) {
+	h := NewHistory(DefaultKeep, 6<<20)
+	s := busy(0, 2000)
+	for i := range s.Profiles[0].Samples {
+		st := s.Profiles[0].Samples[i].Stack
+		for len(st.Locations) < 1000 {
+			st.Locations = append(st.Locations, st.Locations...)
+		}
+	}
+	add(t, h, s)
+	_, err := h.Between(t.Context(), begin(), begin().Add(time.Hour), Selection{})
+	if !errors.Is(err, ErrTooLarge) {
+		t.Errorf("got %v", err)
+	}
+	w := get(NewServer(Config{Source: &agent{}, History: h}), "/?seconds=60")
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "choose some of it") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if r := between(t, h, 0, time.Hour, Filter{PID: s.Profiles[0].Samples[0].Process.PID}); len(r.Profiles[0].Samples) == 0 {
+		t.Error("one of its processes is not there")
 	}
 }
 

@@ -41,8 +41,8 @@ const (
 	maxHertz      = 1000
 	maxHistory    = time.Hour
 	maxRows       = 10000
-	maxRecordings = 2    // at a time
-	pprofStacks   = 1000 // of pprof's pages, which take 10 KiB for each
+	maxRecordings = 2 // at a time
+	pprofPart     = 4 // of what a page may show: pprof's pages take four times as much
 	maxWaiting    = 10 * time.Second
 )
 
@@ -144,17 +144,33 @@ func (s *server) draw(ctx context.Context) (func(), error) {
 func (s *server) read(ctx context.Context, from, to time.Time, sel Selection) (*Range, error) {
 	st := s.History.Stats()
 	if st.Segments == 0 {
-		return nil, &statusError{http.StatusServiceUnavailable, &profiler.Fault{
-			What: "there is no profile yet", Why: errors.New("the first is there when the first window ends"), Fix: "try again in some seconds",
-		}}
+		return nil, s.nothing(st)
 	}
 	r, err := s.History.Between(ctx, from, to, sel)
+	if errors.Is(err, ErrTooLarge) {
+		err = &statusError{http.StatusServiceUnavailable, &profiler.Fault{
+			What: "the agent has not the memory to show this", Why: err, Fix: "choose some of it: service=NAME, comm=NAME, pid=PID, or a shorter time",
+		}}
+	}
 	if err == nil && len(r.Profiles) == 0 {
 		const layout = time.RFC3339
 		err = answerFault(http.StatusNotFound, fmt.Sprintf("what is kept goes from %s to %s", st.From.UTC().Format(layout), st.To.UTC().Format(layout)),
 			"nothing is kept of that time")
 	}
 	return r, err
+}
+
+// nothing says why the history is empty.
+func (s *server) nothing(st HistoryStats) error {
+	f := &profiler.Fault{What: "there is no profile yet", Why: errors.New("the first is there when the first window ends"), Fix: "try again in some seconds"}
+	switch {
+	case s.History.keep <= 0:
+		f.What, f.Why, f.Fix = "this agent keeps no profiles", errors.New("it was started so"), "/v1/profile?seconds=10 records from now on"
+		return &statusError{http.StatusNotFound, f}
+	case st.Budget <= 0 && st.Evicted.Budget > 0:
+		f.What, f.Why = "this agent keeps no profiles now", errors.New("its memory budget is used up by what it needs more")
+	}
+	return &statusError{http.StatusServiceUnavailable, f}
 }
 
 // profile is /v1/profile: what is sampled from now on for ?seconds, or what was
@@ -381,7 +397,7 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) error {
 		return q.err
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	if s.History.Stats().Segments == 0 {
+	if st := s.History.Stats(); st.Segments == 0 && st.Evicted == (Evicted{}) {
 		return s.landing(w)
 	}
 	end, err := s.draw(r.Context())
@@ -455,7 +471,7 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer end()
-	got, err := s.read(r.Context(), from, to, Selection{Filter: f, Stacks: pprofStacks})
+	got, err := s.read(r.Context(), from, to, Selection{Filter: f, Part: pprofPart})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -239,8 +240,16 @@ func TestWhatIsWrongWithARequest(t *testing.T) {
 		t.Errorf("a broken source: %d %s", w.Code, w.Body)
 	}
 	h.SetBudget(0)
-	if w := get(s, "/v1/top"); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "there is no profile yet") {
+	if w := get(s, "/v1/top"); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "its memory budget is used up") {
+		t.Errorf("without a budget: %d %s", w.Code, w.Body)
+	}
+	off := NewServer(Config{Source: a, History: NewHistory(0, 1<<20)})
+	if w := get(off, "/v1/top"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), "it was started so") {
 		t.Errorf("without history: %d %s", w.Code, w.Body)
+	}
+	s = NewServer(Config{Source: a, History: NewHistory(DefaultKeep, 1<<20)})
+	if w := get(s, "/v1/top"); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "there is no profile yet") {
+		t.Errorf("before the first window: %d %s", w.Code, w.Body)
 	}
 	if w := get(s, "/"); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "larch&lt; samples at 49 Hz") {
 		t.Errorf("the page without history: %d %s", w.Code, w.Body)
@@ -252,7 +261,7 @@ func TestTopByFunction(t *testing.T) {
 	got := getJSON[Top](t, s, "/v1/top?limit=3")
 	want := &Top{
 		Schema: "kalypso.agent.top/v1", By: ByFunction, More: 3,
-		Span: Span{From: begin(), To: begin().Add(30 * time.Second), Seconds: 30, Host: "larch", Event: "cpu-clock", Frequency: 100, Samples: 6000, Cores: 2, Processes: 2},
+		Span: Span{From: begin(), To: begin().Add(30 * time.Second), Seconds: 30, Host: "larch", Event: "cpu-clock", Frequency: 100, Lowest: 100, Samples: 6000, Cores: 2, Processes: 2},
 		Rows: []TopRow{
 			{Name: "sell", Kind: "native", Module: "shop", SelfSamples: 3000, TotalSamples: 3000, SelfPercent: 50, TotalPercent: 50, SelfCores: 1, TotalCores: 1},
 			{Name: "price", Kind: "native", Module: "cart", SelfSamples: 1800, TotalSamples: 1800, SelfPercent: 30, TotalPercent: 30, SelfCores: 0.6, TotalCores: 0.6},
@@ -303,7 +312,7 @@ func TestTopWhereTheRateFell(t *testing.T) {
 	s := NewServer(Config{Source: &agent{}, History: h})
 	for _, by := range []By{ByFunction, ByProcess, ByService, ByModule} {
 		got := getJSON[Top](t, s, "/v1/top?by="+string(by))
-		if got.Cores != 1 || len(got.Rows) < 2 || got.Rows[0].SelfCores != 0.5 || got.Rows[1].SelfCores != 0.5 {
+		if got.Frequency != 100 || got.Lowest != 50 || got.Cores != 1 || len(got.Rows) < 2 || got.Rows[0].SelfCores != 0.5 || got.Rows[1].SelfCores != 0.5 {
 			t.Errorf("by %s: %+v, want half a core each", by, got)
 		}
 	}
@@ -621,6 +630,7 @@ func TestClientWithoutAgent(t *testing.T) {
 			if err != nil {
 				return
 			}
+			_, _ = http.ReadRequest(bufio.NewReader(conn))
 			_, _ = io.WriteString(conn, answer+strings.Repeat("\n", 8))
 			_ = conn.Close()
 		}

@@ -12,7 +12,7 @@ import (
 func spanOf(r *Range, whole *profiler.Profile) Span {
 	s := Span{
 		From: r.From, To: r.To, Cut: r.Cut, Seconds: whole.Duration.Seconds(), Host: whole.Host, Event: whole.Event,
-		Frequency: whole.Frequency, Samples: samplesOf(whole), Lost: whole.Quality.Lost,
+		Frequency: whole.Frequency, Lowest: r.Lowest, Samples: samplesOf(whole), Lost: whole.Quality.Lost,
 	}
 	seen := make(map[*profiler.Process]bool)
 	for i := range whole.Samples {
