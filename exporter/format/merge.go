@@ -55,9 +55,13 @@ type Merger struct {
 	walk          []*profiler.Location
 }
 
+// locationKey is what most locations differ in: files of other programs may have
+// no addresses.
 type locationKey struct {
-	module  *profiler.Module
-	address uint64
+	module   *profiler.Module
+	address  uint64
+	function string
+	line     int
 }
 
 // sum is what was added up of one workload.
@@ -249,6 +253,9 @@ func (m *Merger) location(l *profiler.Location) *profiler.Location {
 		return out
 	}
 	key := locationKey{address: l.Address}
+	if len(l.Frames) > 0 {
+		key.function, key.line = l.Frames[0].Function, l.Frames[0].Line
+	}
 	if l.Module != nil {
 		if key.module = m.modules[*l.Module]; key.module == nil {
 			key.module = l.Module

@@ -448,13 +448,11 @@ func (fn *wireFunction) frame(l *profiler.Location) profiler.Frame {
 // nameless says whether a function's name is what one without a name is shown
 // as, and where it starts: 0 when the name has the address itself.
 func nameless(l *profiler.Location, name string) (uint64, bool) {
-	_, offset, ok := strings.Cut(name, "+0x")
-	if !ok {
+	i := strings.LastIndex(name, "+0x")
+	if i < 0 {
 		return 0, false
 	}
-	// A module's name may have the same characters.
-	offset = name[strings.LastIndex(name, "+0x")+len("+0x"):]
-	at, err := strconv.ParseUint(offset, 16, 64)
+	at, err := strconv.ParseUint(name[i+len("+0x"):], 16, 64)
 	if err != nil {
 		return 0, false
 	}
