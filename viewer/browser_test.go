@@ -48,11 +48,11 @@ func browser(t *testing.T) string {
 
 // open shows the profile from a file on disk. At the end it fails the test if
 // the page asked for anything or had an error.
-func open(t *testing.T, p *profiler.Profile, width, height int64, scheme string) *tab {
+func open(t *testing.T, p *profiler.Profile, width, height int64, scheme string, links ...Link) *tab {
 	t.Helper()
 	path := browser(t)
 	file := filepath.Join(t.TempDir(), "profile.html")
-	if err := os.WriteFile(file, page(t, p), 0o600); err != nil {
+	if err := os.WriteFile(file, page(t, p, links...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
@@ -283,6 +283,15 @@ func TestBrowserShowsWhatWasProfiled(t *testing.T) {
 		b.reads("#legend", want)
 	}
 	b.readsNot("header", "pprof")
+}
+
+func TestBrowserLinksOfAServedPage(t *testing.T) {
+	b := open(t, shop(), 1440, 900, "light", Link{Text: "1 min", Href: "/?seconds=60"}, Link{Text: "5 min", Href: "/?seconds=300", Current: true}, Link{Text: "pprof", Href: "/pprof/x/"})
+	b.reads("#links", "1 min5 min")
+	b.reads("#links", "pprof")
+	if got := ask[string](b, `[...document.querySelectorAll("#links a")].map((a) => a.getAttribute("href") + " " + a.getAttribute("aria-current")).join("|")`); got != "/?seconds=60 null|/?seconds=300 page|/pprof/x/ null" {
+		t.Errorf("the links are %s", got)
+	}
 }
 
 func TestBrowserGoodQualityIsGreenAndSaysSo(t *testing.T) {

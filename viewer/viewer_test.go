@@ -83,10 +83,10 @@ func hostile() *profiler.Profile {
 	return p
 }
 
-func page(t *testing.T, p *profiler.Profile) []byte {
+func page(t *testing.T, p *profiler.Profile, links ...Link) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := Write(&b, p); err != nil {
+	if err := Write(&b, p, links...); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()

@@ -18,7 +18,10 @@ type statusError struct {
 	err    error
 }
 
+// Error is the error.
 func (e *statusError) Error() string { return e.err.Error() }
+
+// Unwrap gives it, so that a profiler.Fault inside is answered whole.
 func (e *statusError) Unwrap() error { return e.err }
 
 // answerFault makes an error for a person, with its status.

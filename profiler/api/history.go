@@ -184,12 +184,6 @@ const (
 	minReadBytes = 12 << 20
 )
 
-// cost is what it will take to draw what was added.
-func cost(m *format.Merger) int64 {
-	samples, frames := m.Size()
-	return int64(samples)*stackBytes + int64(frames)*frameBytes
-}
-
 // Selection says what of a range is wanted, and how.
 type Selection struct {
 	Filter
@@ -208,12 +202,12 @@ type Selection struct {
 // The memory is that of one call. Whoever calls it for others sees to it that
 // they do so one after the other.
 func (h *History) Between(ctx context.Context, from, to time.Time, sel Selection) (*Range, error) {
-	list, most := h.within(from, to)
-	most /= max(sel.Part, 1)
+	list := h.within(from, to)
+	most := h.mostRead() / max(sel.Part, 1)
 	s := summer{Merger: format.Merger{Whole: sel.Whole}, filter: sel.Filter}
 	cut := false
 	for i, k := range slices.Backward(list) {
-		if cut = i < len(list)-1 && cost(&s.Merger) >= most; cut {
+		if cut = i < len(list)-1 && s.bytes() >= most; cut {
 			break
 		}
 		if err := ctx.Err(); err != nil {
@@ -229,19 +223,23 @@ func (h *History) Between(ctx context.Context, from, to time.Time, sel Selection
 		s.add(seg)
 		list[i] = nil // evicted meanwhile, it may go
 	}
-	if n := cost(&s.Merger); n > 2*most {
-		return nil, fmt.Errorf("read history: %w: it would take %d MiB of memory", ErrTooLarge, n>>20)
+	if err := s.fits(most); err != nil {
+		return nil, err
 	}
 	r := s.sum()
 	r.Cut = cut
 	return r, nil
 }
 
-// ErrTooLarge says that a segment has too many stacks, or too deep ones.
-var ErrTooLarge = errors.New("too many stacks, or too deep ones")
+// mostRead is how many bytes what is read at once may need.
+func (h *History) mostRead() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return max(h.budget*3/2, minReadBytes)
+}
 
-// within gives the segments of a range, and how many bytes may be needed for them.
-func (h *History) within(from, to time.Time) (list []*kept, most int64) {
+// within gives the segments of a range.
+func (h *History) within(from, to time.Time) (list []*kept) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, k := range h.kept {
@@ -256,7 +254,7 @@ func (h *History) within(from, to time.Time) (list []*kept, most int64) {
 			list = append(list, k)
 		}
 	}
-	return list, max(h.budget*3/2, minReadBytes)
+	return list
 }
 
 // Newest gives the time of the newest segments that cover d, or all there are.
@@ -303,6 +301,24 @@ func (s *summer) add(seg Segment) {
 		s.r.Lowest = seg.Frequency
 	}
 	s.lost += seg.Lost
+}
+
+// bytes is what it will take to draw what was added.
+func (s *summer) bytes() int64 {
+	samples, frames := s.Size()
+	return int64(samples)*stackBytes + int64(frames)*frameBytes
+}
+
+// ErrTooLarge says that there are too many stacks, or too deep ones.
+var ErrTooLarge = errors.New("too many stacks, or too deep ones")
+
+// fits says whether what was added is not far over the limit: a segment may go
+// over it.
+func (s *summer) fits(most int64) error {
+	if n := s.bytes(); n > 2*most {
+		return fmt.Errorf("%w: it would take %d MiB", ErrTooLarge, n>>20)
+	}
+	return nil
 }
 
 func (s *summer) sum() *Range {

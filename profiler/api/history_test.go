@@ -304,9 +304,12 @@ func TestHistoryRefusesWhatIsTooLarge(t *testing.T) {
 	if !errors.Is(err, ErrTooLarge) {
 		t.Errorf("got %v", err)
 	}
-	w := get(NewServer(Config{Source: &agent{}, History: h}), "/?seconds=60")
-	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "choose some of it") {
-		t.Errorf("%d %s", w.Code, w.Body)
+	server := NewServer(Config{Source: &agent{segments: []Segment{s}}, History: h})
+	for _, path := range []string{"/?seconds=60", "/v1/profile?seconds=1"} {
+		w := get(server, path)
+		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "choose some of it") {
+			t.Errorf("%s: %d %.300s", path, w.Code, w.Body)
+		}
 	}
 	if r := between(t, h, 0, time.Hour, Filter{PID: s.Profiles[0].Samples[0].Process.PID}); len(r.Profiles[0].Samples) == 0 {
 		t.Error("one of its processes is not there")

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -102,31 +101,26 @@ func (q *query) filter() Filter {
 // time reads a moment: "now", "-5m", seconds since 1970, or RFC 3339.
 func (q *query) time(name string) time.Time {
 	text := q.values.Get(name)
-	t, err := parseTime(text, q.now)
-	if err != nil {
+	t, ok := parseTime(text, q.now)
+	if !ok {
 		q.fail(name+"=-5m, "+name+"=2006-01-02T15:04:05Z and "+name+"=1136214245 are times", "%s cannot be %q", name, text)
 	}
 	return t
 }
 
-var errTime = errors.New("no time")
-
-func parseTime(text string, now time.Time) (time.Time, error) {
+func parseTime(text string, now time.Time) (t time.Time, ok bool) {
 	if text == "" || text == "now" {
-		return now, nil
+		return now, true
 	}
 	if d, err := time.ParseDuration(text); err == nil && d < 0 {
-		return now.Add(d), nil
+		return now.Add(d), true
 	}
 	// Up to the year 2286, so that nanoseconds fit.
 	if s, err := strconv.ParseFloat(text, 64); err == nil && s >= 0 && s < 1e10 {
-		return time.UnixMilli(int64(math.Round(s * 1000))), nil
+		return time.UnixMilli(int64(math.Round(s * 1000))), true
 	}
 	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return t, errTime
-	}
-	return t, nil
+	return t, err == nil
 }
 
 // rangeNames are the parameters that between reads.

@@ -80,14 +80,37 @@ func NewServer(c Config) http.Handler {
 
 func (s *server) handle(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if err := h(w, r); err != nil {
+		a := &answer{ResponseWriter: w}
+		switch err := h(a, r); {
+		case err == nil:
+		case a.begun:
+			panic(http.ErrAbortHandler) // net/http's way to let the reader see that the answer is cut
+		default:
 			answerError(w, err)
 		}
 	})
 }
 
-// answerError answers with a fault. What was written already stays: then the
-// reader sees that the answer is cut.
+// answer knows whether some of it was written.
+type answer struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (a *answer) WriteHeader(status int) {
+	a.begun = true
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(b []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// answerError answers with a fault.
 func answerError(w http.ResponseWriter, err error) {
 	f := failure{Schema: schemaError, Error: strings.ReplaceAll(err.Error(), "\n", ": ")} // of joined errors
 	var fault *profiler.Fault
@@ -147,17 +170,21 @@ func (s *server) read(ctx context.Context, from, to time.Time, sel Selection) (*
 		return nil, s.nothing(st)
 	}
 	r, err := s.History.Between(ctx, from, to, sel)
-	if errors.Is(err, ErrTooLarge) {
-		err = &statusError{http.StatusServiceUnavailable, &profiler.Fault{
-			What: "the agent has not the memory to show this", Why: err, Fix: "choose some of it: service=NAME, comm=NAME, pid=PID, or a shorter time",
-		}}
-	}
 	if err == nil && len(r.Profiles) == 0 {
 		const layout = time.RFC3339
 		err = answerFault(http.StatusNotFound, fmt.Sprintf("what is kept goes from %s to %s", st.From.UTC().Format(layout), st.To.UTC().Format(layout)),
 			"nothing is kept of that time")
 	}
-	return r, err
+	return r, sayTooLarge(err)
+}
+
+func sayTooLarge(err error) error {
+	if !errors.Is(err, ErrTooLarge) {
+		return err
+	}
+	return &statusError{http.StatusServiceUnavailable, &profiler.Fault{
+		What: "the agent has not the memory to show this", Why: err, Fix: "choose some of it: service=NAME, comm=NAME, pid=PID, or a shorter time",
+	}}
 }
 
 // nothing says why the history is empty.
@@ -267,6 +294,9 @@ func (s *server) record(w http.ResponseWriter, r *http.Request, d time.Duration,
 	for _, seg := range segments {
 		sum.add(seg)
 	}
+	if err := sum.fits(s.History.mostRead()); err != nil {
+		return nil, sayTooLarge(err)
+	}
 	got := sum.sum()
 	if len(got.Profiles) == 0 {
 		return nil, answerFault(http.StatusServiceUnavailable, "try again", "nothing was recorded: the agent is ending")
@@ -280,18 +310,18 @@ func (s *server) top(w http.ResponseWriter, r *http.Request) error {
 	by := By(q.word("by", string(ByFunction), string(ByProcess), string(ByService), string(ByModule)))
 	limit := q.number("limit", 50, maxRows)
 	whole := by == ByFunction || by == ByModule
-	return s.answer(w, r, q, whole, func(got *Range) any { return newTop(got, by, limit) })
+	return s.newest(w, r, q, whole, func(got *Range) any { return newTop(got, by, limit) })
 }
 
 // processes is /v1/processes.
 func (s *server) processes(w http.ResponseWriter, r *http.Request) error {
 	q := newQuery(r.URL.RawQuery, time.Now(), slices.Concat(rangeNames(), filterNames())...)
-	return s.answer(w, r, q, false, func(got *Range) any { return newProcesses(got) })
+	return s.newest(w, r, q, false, func(got *Range) any { return newProcesses(got) })
 }
 
-// answer answers with what make makes of a range of the history, the newest 30 s
+// newest answers with what make makes of a range of the history, the newest 30 s
 // unless the query says something else.
-func (s *server) answer(w http.ResponseWriter, r *http.Request, q *query, whole bool, make func(*Range) any) error {
+func (s *server) newest(w http.ResponseWriter, r *http.Request, q *query, whole bool, make func(*Range) any) error {
 	from, to := q.between(s.History, 30*time.Second)
 	f := q.filter()
 	if q.err != nil {

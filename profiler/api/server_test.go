@@ -707,6 +707,25 @@ func TestServeEndsRecordings(t *testing.T) {
 	}
 }
 
+// TestCutAnswerIsSeenToBeCut: an error in the middle of an answer must not look
+// like its end.
+func TestCutAnswerIsSeenToBeCut(t *testing.T) {
+	s := &server{mux: http.NewServeMux()}
+	s.handle("/", func(w http.ResponseWriter, _ *http.Request) error {
+		_, _ = io.WriteString(w, strings.Repeat("x", 10000))
+		return errors.New("the rest is missing")
+	})
+	resp, err := http.Get("http://" + listening(t, "127.0.0.1:0", s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if body, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("%d bytes and no error", len(body))
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
 func TestListen(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
