@@ -1,5 +1,6 @@
 // Command bench measures what profiling costs: kalypso-agent record beside
-// perf record on the same workload, in one run. It prints a table, or JSON
+// perf record on the same workload, and kalypso-agent run once it has settled,
+// in one run. It prints a table, or JSON
 // with -o json, and writes no files outside a temporary folder.
 //
 //	go run ./test/bench [-d 5s] [-a] [-check] [-o text|json] [-agent FILE]
@@ -136,6 +137,17 @@ func (c config) run(ctx context.Context, out, progress io.Writer) (over bool, er
 			rep.Results = append(rep.Results, r)
 		}
 	}
+	for _, busy := range []bool{false, true} {
+		load := map[bool]string{false: "idle", true: "busy"}[busy]
+		fmt.Fprintf(progress, "measuring %s, %s at 97 Hz\n", serviceName, load)
+		b := bench{dir: dir, workload: workload, duration: c.duration, hertz: 97, busy: busy, machine: true}
+		r, err := b.measureService(ctx, agent)
+		if err != nil {
+			return false, fmt.Errorf("measure %s, %s: %w", serviceName, load, err)
+		}
+		r.Load = load + ", service"
+		rep.Results = append(rep.Results, r)
+	}
 	rep.Budgets = budgets(rep.Results)
 	for _, b := range rep.Budgets {
 		over = over || !b.Held
@@ -193,12 +205,18 @@ type budget struct {
 func budgets(results []result) []budget {
 	var out []budget
 	for _, r := range results {
-		if r.Tool != agentName {
+		if r.Tool != agentName && r.Tool != serviceName {
 			continue
 		}
 		load := r.Load + " " + strconv.Itoa(r.Hertz) + " Hz"
 		add := func(figure string, got, limit float64, unit string) {
 			out = append(out, budget{Figure: figure, Load: load, Limit: limit, Got: got, Unit: unit, Held: got <= limit})
+		}
+		if r.Tool == serviceName {
+			limit := map[string]float64{"idle, service": 0.5, "busy, service": 2}[r.Load]
+			add("CPU once settled", r.CPUPercent, limit, "% of a core")
+			add("memory and BPF maps", float64(r.RSSBytes+r.BufferBytes)/(1<<20), 128, "MiB")
+			continue
 		}
 		switch {
 		case r.Load == "idle":
@@ -247,7 +265,7 @@ func (r report) text() string {
 		if !l.Held {
 			word = "OVER"
 		}
-		fmt.Fprintf(&b, "  %s  %-12s %-22s %8.2f of %g %s\n", word, l.Load, l.Figure, l.Got, l.Limit, l.Unit)
+		fmt.Fprintf(&b, "  %s  %-19s %-22s %8.2f of %g %s\n", word, l.Load, l.Figure, l.Got, l.Limit, l.Unit)
 	}
 	return b.String()
 }

@@ -103,3 +103,33 @@ func TestClocksOfThisProcess(t *testing.T) {
 		t.Errorf("busy time %v, error %v", busy, err)
 	}
 }
+
+func TestServiceBudgets(t *testing.T) {
+	held := map[string]bool{}
+	for _, b := range budgets([]result{
+		{Tool: serviceName, Load: "idle, service", Hertz: 97, CPUPercent: 0.6, RSSBytes: 100 << 20, BufferBytes: 29 << 20},
+		{Tool: serviceName, Load: "busy, service", Hertz: 97, CPUPercent: 1.9, RSSBytes: 100 << 20, BufferBytes: 20 << 20},
+	}) {
+		held[b.Load+": "+b.Figure] = b.Held
+	}
+	want := map[string]bool{
+		"idle, service 97 Hz: CPU once settled": false, "idle, service 97 Hz: memory and BPF maps": false,
+		"busy, service 97 Hz: CPU once settled": true, "busy, service 97 Hz: memory and BPF maps": true,
+	}
+	if diff := cmp.Diff(held, want); diff != "" {
+		t.Errorf("budgets held (-got +want):\n%s", diff)
+	}
+}
+
+func TestParseFigures(t *testing.T) {
+	got, err := parseFigures(strings.NewReader("# HELP a_total x\n# TYPE a_total counter\na_total 12\nb{export=\"otlp\"} 3\nc_seconds 1.5e-05\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, map[string]float64{"a_total": 12, "c_seconds": 1.5e-05}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+	if _, err := parseFigures(strings.NewReader("a_total many\n")); err == nil {
+		t.Error("a value that is no number passes")
+	}
+}
