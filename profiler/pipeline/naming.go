@@ -18,7 +18,7 @@ func (s *Service) nameAll() {
 		}
 		s.kernelNames.Store(s.symbols.Kernel)
 	}
-	beat := time.NewTicker(time.Second)
+	beat := time.NewTicker(stuckNamingAfter / 10)
 	defer beat.Stop()
 	for {
 		s.ticks.naming()

@@ -58,6 +58,7 @@ type Sampler struct {
 
 	cutting sync.Mutex    // one at a time
 	cuts    chan cut      // holds one
+	syncs   chan struct{} // holds one: the process table is to be kept fresh
 	ended   chan struct{} // closed when nothing is read any more
 
 	mu    sync.Mutex
@@ -90,12 +91,17 @@ var ErrEnded = errors.New("sampling has ended")
 // queued copies at most: 2 MiB.
 const queued = 32
 
-// poll is how often the ring buffer is looked into when it fills slowly.
-const poll = 100 * time.Millisecond
+// poll is how often the ring buffer is looked into when it fills slowly: what
+// needs no haste does not wake us. Where nothing runs it is less often, down to
+// slowPoll, because a wake-up costs more than all that it finds.
+const (
+	poll     = 100 * time.Millisecond
+	slowPoll = 800 * time.Millisecond
+)
 
 // New makes a sampler.
 func New(c Config) *Sampler {
-	s := &Sampler{Config: c, copies: make(chan *job, queued), cuts: make(chan cut, 1), ended: make(chan struct{})}
+	s := &Sampler{Config: c, copies: make(chan *job, queued), cuts: make(chan cut, 1), syncs: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.pool.New = func() any { return &job{} }
 	return s
 }
@@ -115,7 +121,10 @@ func (s *Sampler) Run(ctx context.Context) error {
 		defer close(done)
 		s.unwindCopies()
 	}()
+	// The reader may be waiting for samples that will not come.
+	awake := context.AfterFunc(ctx, func() { _ = s.Kernel.Flush() }) // if it fails, the end takes a moment longer
 	err := s.read(ctx)
+	awake()
 	close(s.ended)
 	close(s.copies)
 	<-done
@@ -157,20 +166,26 @@ func (s *Sampler) read(ctx context.Context) error {
 	var words []uint64
 	fresh := 0 // stacks that the kernel side counts and we have not asked about
 	const drainAt = 8192
-	tick := time.Now()
+	tick, synced := time.Now(), time.Now()
+	pause := poll
 	for {
-		s.Kernel.SetDeadline(time.Now().Add(poll))
+		s.Kernel.SetDeadline(time.Now().Add(pause))
 		err := s.Kernel.Read(&rec)
 		switch {
 		case errors.Is(err, ringbuf.ErrFlushed):
 			s.cut()
+			if ctx.Err() != nil {
+				return s.drain()
+			}
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if ctx.Err() != nil {
 				return s.drain()
 			}
+			pause = min(2*pause, slowPoll)
 		case err != nil:
 			return fmt.Errorf("read samples: %w", err)
 		default:
+			pause = poll
 			var counted bool
 			if words, counted = s.record(rec.RawSample, words); counted {
 				fresh++
@@ -182,7 +197,15 @@ func (s *Sampler) read(ctx context.Context) error {
 				return err
 			}
 		}
-		if now := time.Now(); now.Sub(tick) > time.Second {
+		now := time.Now()
+		if now.Sub(synced) >= poll {
+			synced = now
+			select {
+			case s.syncs <- struct{}{}:
+			default: // it is at it, or behind
+			}
+		}
+		if now.Sub(tick) > time.Second {
 			tick = now
 			if s.Tick != nil {
 				s.Tick()
@@ -254,8 +277,6 @@ func (s *Sampler) record(raw []byte, words []uint64) (_ []uint64, counted bool) 
 // unwindCopies unwinds what is queued, and keeps the process table fresh when
 // nothing is.
 func (s *Sampler) unwindCopies() {
-	ticker := time.NewTicker(poll)
-	defer ticker.Stop()
 	var user []uint64
 	for {
 		select {
@@ -265,7 +286,7 @@ func (s *Sampler) unwindCopies() {
 			}
 			user = s.unwind(j, user[:0])
 			s.pool.Put(j)
-		case <-ticker.C:
+		case <-s.syncs:
 			if err := s.Unwinder.Sync(); err != nil {
 				s.Failed(err)
 			}
