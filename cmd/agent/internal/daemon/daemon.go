@@ -236,8 +236,9 @@ func (d *daemon) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	changes := config.Changes(d.settings, fresh)
-	for _, c := range changes {
+	names := []string{} // as text: figures alone would be folded with those of the last time
+	for _, c := range config.Changes(d.settings, fresh) {
+		names = append(names, c.Name)
 		if c.Restart {
 			d.log.Warn("a setting holds after a restart only", "setting", c.Name, "now", c.Old, "then", c.New, "from", c.Origin.String())
 		} else {
@@ -252,7 +253,7 @@ func (d *daemon) apply(ctx context.Context) error {
 	d.mu.Lock()
 	d.settings = next
 	d.mu.Unlock()
-	d.log.Info("settings are reloaded", "changes", len(changes))
+	d.log.Info("settings are reloaded", "changed", strings.Join(names, " "))
 	return nil
 }
 
