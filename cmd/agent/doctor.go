@@ -1,8 +1,6 @@
 package main
 
 import (
-	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
-
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/doctor"
+	"github.com/kalypso-dev/kalypso/cmd/internal/near"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 )
 

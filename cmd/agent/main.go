@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
+	"github.com/kalypso-dev/kalypso/cmd/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
+	"github.com/kalypso-dev/kalypso/cmd/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 

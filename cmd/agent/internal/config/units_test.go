@@ -1,7 +1,7 @@
 package config
 
 import (
-	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
+	"github.com/kalypso-dev/kalypso/cmd/internal/near"
 
 	"testing"
 	"time"

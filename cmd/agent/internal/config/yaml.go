@@ -12,7 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/kalypso-dev/kalypso/cmd/agent/internal/near"
+	"github.com/kalypso-dev/kalypso/cmd/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
