@@ -181,7 +181,7 @@ func settings() []setting {
 
 		one("listen", listener(), "127.0.0.1:4041", "where the API, /metrics, /healthz and /readyz are served; empty: nowhere",
 			func(c *Config) *string { return &c.Listen.Address }),
-		one("listen.allow-remote", truth(), "false", "answer other machines too",
+		one("listen.allow-remote", truth(), "false", "let other machines read /metrics, /healthz and /readyz; profiles are for this one only",
 			func(c *Config) *bool { return &c.Listen.AllowRemote }),
 
 		one("telemetry.otlp.endpoint", endpoint("4317"), "", "where the agent's own metrics are pushed to; empty: they are only served",
