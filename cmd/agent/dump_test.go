@@ -2,109 +2,21 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/kalypso-dev/kalypso/profiler"
-	"github.com/kalypso-dev/kalypso/profiler/dump"
+	"github.com/kalypso-dev/kalypso/profiler/api"
 )
-
-func location(module string, addr uint64, frames ...profiler.Frame) *profiler.Location {
-	return &profiler.Location{Module: &profiler.Module{Path: module}, Address: addr, Frames: frames}
-}
-
-// hung is a process with threads of all sorts.
-func hung() *dumped {
-	futex := location("[kernel]", 1, profiler.Frame{Function: "futex_wait", Kind: profiler.KindKernel})
-	lock := location("/lib/libc.so.6", 2,
-		profiler.Frame{Function: "lll_lock", File: "lock.c", Line: 7, Inlined: true}, profiler.Frame{Function: "pthread_mutex_lock", File: "mutex.c", Line: 93})
-	work := location("/srv/app", 3, profiler.Frame{Function: "work"})
-	run := location("/srv/app", 0x4a2, profiler.Frame{})
-	goFrame := location("/srv/app", 5, profiler.Frame{Function: "main.main", File: "/src/main.go", Line: 3, Kind: profiler.KindGo})
-	d := &dumped{pid: 40, exe: "/srv/app", at: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC), took: 30 * time.Millisecond}
-	d.threads = []dump.Thread{
-		{TID: 40, Name: "app\x1b[2J", State: dump.Running, Stack: &profiler.Stack{Locations: []*profiler.Location{goFrame}, Stop: profiler.StopRoot}},
-		{TID: 41, Name: "gone", State: dump.Zombie, Stack: &profiler.Stack{Stop: profiler.StopNoUser}},
-		{TID: 42, Name: "fast", State: dump.Sleeping, Syscall: "read", Changed: true, Stack: &profiler.Stack{Locations: []*profiler.Location{work}, Stop: profiler.StopBadRead}},
-		{TID: 43, Name: "deep", State: dump.Sleeping, Stack: &profiler.Stack{Locations: []*profiler.Location{run}, Stop: profiler.StopTruncated}},
-	}
-	for i := range 10 {
-		d.threads = append(d.threads, dump.Thread{
-			TID: profiler.TID(50 + i), Name: fmt.Sprintf("pool-%d", i), State: dump.Sleeping, Syscall: "futex",
-			Stack: &profiler.Stack{Locations: []*profiler.Location{futex, lock, work}, Stop: profiler.StopRoot},
-		})
-	}
-	return d
-}
-
-func TestDumpText(t *testing.T) {
-	var out bytes.Buffer
-	if err := hung().writeText(&out); err != nil {
-		t.Fatal(err)
-	}
-	want := `PID 40 · app\x1b[2J · /srv/app · 14 threads
-
-40 "app\x1b[2J" · running
-    go      main.main  /src/main.go:3
-
-41 "gone" · zombie
-
-42 "fast" · sleeping in read
-    native  work (app)
-    [changed while it was read]
-
-43 "deep" · sleeping
-    native  app+0x4a2
-    [truncated]
-
-10 threads · sleeping in futex
-  50 "pool-0", 51 "pool-1", 52 "pool-2", 53 "pool-3", 54 "pool-4", 55 "pool-5", 56 "pool-6", 57 "pool-7" and 2 more
-    kernel  futex_wait
-    native  lll_lock (libc.so.6)  lock.c:7  inlined
-    native  pthread_mutex_lock (libc.so.6)  mutex.c:93
-    native  work (app)
-
-quality  12 of 14 stacks complete · 1 changed while they were read · 1 [truncated] · 32 of 33 frames named
-`
-	if diff := cmp.Diff(out.String(), want); diff != "" {
-		t.Errorf("text (-got +want):\n%s", diff)
-	}
-}
-
-func TestDumpJSON(t *testing.T) {
-	var out bytes.Buffer
-	if err := hung().writeJSON(&out); err != nil {
-		t.Fatal(err)
-	}
-	var got dumpReport
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
-		t.Fatal(err)
-	}
-	if got.Schema != "kalypso.dump/v1" || got.PID != 40 || got.Executable != "/srv/app" || got.DurationMS != 30 || got.Complete != 12 || len(got.Threads) != 14 {
-		t.Errorf("the report is %+v", got)
-	}
-	want := dumpThread{
-		TID: 50, Name: "pool-0", State: "sleeping", Syscall: "futex", Complete: true, Stop: "root",
-		Frames: []dumpFrame{
-			{Kind: "kernel", Function: "futex_wait", Named: true, Module: "[kernel]", Address: "0x1"},
-			{Kind: "native", Function: "lll_lock", Named: true, Module: "/lib/libc.so.6", File: "lock.c", Line: 7, Inlined: true, Address: "0x2"},
-			{Kind: "native", Function: "pthread_mutex_lock", Named: true, Module: "/lib/libc.so.6", File: "mutex.c", Line: 93, Address: "0x2"},
-			{Kind: "native", Function: "work", Named: true, Module: "/srv/app", Address: "0x3"},
-		},
-	}
-	if diff := cmp.Diff(got.Threads[4], want); diff != "" {
-		t.Errorf("a thread (-got +want):\n%s", diff)
-	}
-	if gone := got.Threads[1]; gone.Frames == nil || !gone.Complete || gone.Stop != "no_user" {
-		t.Errorf("a thread without frames is %+v", gone)
-	}
-}
 
 func TestDumpedPID(t *testing.T) {
 	cmd := newDumpCommand()
@@ -125,5 +37,112 @@ func TestDumpedPID(t *testing.T) {
 		if got != tt.want || errors.As(err, &wrong) != (tt.what != "") || err != nil && !strings.Contains(err.Error(), tt.what) {
 			t.Errorf("%q: PID %d, error %v", tt.text, got, err)
 		}
+	}
+}
+
+// dumpSource stands in for the kernel: there is one process, which waits.
+type dumpSource struct{ quietSource }
+
+func (dumpSource) Dump(_ context.Context, pid profiler.PID) (*api.Dump, error) {
+	if pid != 40 {
+		return nil, &profiler.Fault{What: fmt.Sprintf("cannot dump PID %d", pid), Why: unix.ESRCH, Fix: "pgrep -l NAME lists PIDs"}
+	}
+	stack := &profiler.Stack{Stop: profiler.StopRoot, Locations: []*profiler.Location{
+		{Module: &profiler.Module{Path: "[kernel]"}, Frames: []profiler.Frame{{Function: "futex_wait", Kind: profiler.KindKernel}}},
+		{Module: &profiler.Module{Path: "/srv/app"}, Frames: []profiler.Frame{{Function: "work"}}},
+	}}
+	return api.NewDump(pid, "/srv/app", time.Now(), time.Millisecond, []api.ThreadStack{{TID: 40, Name: "app", State: "sleeping", Stack: stack}}), nil
+}
+
+// asked is what dump -p does where this process may not take stacks.
+func asked(t *testing.T, ctx context.Context, f *dumpFlags, pid profiler.PID, refusal error) (stdout, stderr string, err error) {
+	t.Helper()
+	client, err := api.NewClient(f.listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	var out, notes bytes.Buffer
+	cmd := newDumpCommand()
+	cmd.SetContext(ctx)
+	cmd.SetErr(&notes)
+	d, err := f.ask(cmd, client, pid, refusal)
+	if err == nil {
+		err = f.write(&out, d)
+	}
+	return out.String(), notes.String(), err
+}
+
+func TestDumpFromTheAgent(t *testing.T) {
+	s := httptest.NewServer(api.NewServer(api.Config{Source: dumpSource{}, History: api.NewHistory(0, 0)}))
+	defer s.Close()
+	address := s.Listener.Addr().String()
+	refusal := &profiler.Fault{What: "cannot dump PID 40", Why: fmt.Errorf("not running as root: %w", unix.EPERM), Fix: "sudo kalypso-agent dump -p 40"}
+	note := "asked the agent at " + address + ": not running as root: operation not permitted\n"
+	const head, kernel, rest = "PID 40 · app · /srv/app · 1 thread\n\n40 \"app\" · sleeping\n", "    kernel  futex_wait\n", "    native  work (app)\n\nquality  1 of 1 stack complete · "
+	for _, tt := range []struct {
+		name string
+		f    dumpFlags
+		want string
+	}{
+		{"all", dumpFlags{output: "text", kernel: true}, head + kernel + rest + "2 of 2 frames named\n"},
+		{"--kernel=false leaves out what the agent says of the kernel", dumpFlags{output: "text"}, head + rest + "1 of 1 frame named\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.f.listen = address
+			stdout, stderr, err := asked(t, t.Context(), &tt.f, 40, refusal)
+			if err != nil || stderr != note {
+				t.Errorf("error %v, stderr %q", err, stderr)
+			}
+			if diff := cmp.Diff(stdout, tt.want); diff != "" {
+				t.Errorf("text (-got +want):\n%s", diff)
+			}
+		})
+	}
+	t.Run("JSON is the agent's", func(t *testing.T) {
+		stdout, _, err := asked(t, t.Context(), &dumpFlags{output: "json", listen: address, kernel: true}, 40, refusal)
+		var d api.Dump
+		if err != nil || json.Unmarshal([]byte(stdout), &d) != nil || d.Schema != "kalypso.agent.dump/v1" || d.PID != 40 || len(d.Threads) != 1 || len(d.Threads[0].Frames) != 2 {
+			t.Errorf("error %v, output %s", err, stdout)
+		}
+	})
+	t.Run("what the agent says is wrong is what is said", func(t *testing.T) {
+		_, stderr, err := asked(t, t.Context(), &dumpFlags{output: "text", listen: address}, 41, refusal)
+		var fault *profiler.Fault
+		if !errors.As(err, &fault) || fault.Error() != "cannot dump PID 41: no such process" || fault.Fix != "pgrep -l NAME lists PIDs" || stderr != note {
+			t.Errorf("error %v, stderr %q", err, stderr)
+		}
+	})
+	t.Run("an interrupt is an interrupt", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, err := asked(t, ctx, &dumpFlags{output: "text", listen: address}, 40, refusal); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestDumpWithoutPrivilegesAndAgent(t *testing.T) {
+	const start = "start the agent, which is then asked: sudo kalypso-agent run --otlp.endpoint HOST:PORT"
+	for _, tt := range []struct {
+		name     string
+		refusal  error
+		why, fix string
+	}{
+		{"both ways are named", &profiler.Fault{What: "cannot dump PID 40", Why: fmt.Errorf("not running as root: %w", unix.EPERM), Fix: "sudo kalypso-agent dump -p 40"},
+			"not running as root: operation not permitted; ", "sudo kalypso-agent dump -p 40     or " + start},
+		{"one is, where the other is not known", fmt.Errorf("iterate over threads: %w", unix.EPERM), "iterate over threads: operation not permitted; ", start},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			stdout, stderr, err := asked(t, t.Context(), &dumpFlags{output: "text", listen: "127.0.0.1:1"}, 40, tt.refusal)
+			var fault *profiler.Fault
+			if !errors.As(err, &fault) {
+				t.Fatalf("error %v", err)
+			}
+			want := profiler.Fault{What: "cannot dump PID 40", Why: errors.New(tt.why + "no agent answers at 127.0.0.1:1: nothing listens there"), Fix: tt.fix}
+			if fault.Error() != want.Error() || fault.Fix != want.Fix || stdout+stderr != "" {
+				t.Errorf("error %v, fix %q, output %q", err, fault.Fix, stdout+stderr)
+			}
+		})
 	}
 }

@@ -26,7 +26,7 @@ func (quietSource) Record(context.Context, time.Duration, int) ([]api.Segment, e
 	return nil, nil
 }
 func (quietSource) Status() api.Status { return api.Status{Host: "larch", Frequency: 97} }
-func (quietSource) Dump(context.Context, profiler.PID) ([]api.ThreadStack, error) {
+func (quietSource) Dump(context.Context, profiler.PID) (*api.Dump, error) {
 	return nil, nil
 }
 

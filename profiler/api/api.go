@@ -28,21 +28,11 @@ type Source interface {
 	Status() Status
 	// Dump gives the stacks of every thread of a process right now. An error
 	// that is fs.ErrNotExist or syscall.ESRCH says that there is no such process.
-	Dump(ctx context.Context, pid profiler.PID) ([]ThreadStack, error)
+	Dump(ctx context.Context, pid profiler.PID) (*Dump, error)
 }
 
 // ErrBusy in an error of a Source says that the same may work a little later.
 var ErrBusy = errors.New("busy")
-
-// ThreadStack is one thread and where it is.
-type ThreadStack struct {
-	TID     profiler.TID
-	Name    string
-	State   string // "running", "sleeping", …: see proc_pid_stat(5)
-	Syscall string // the system call that it is in; empty: none, or not known
-	Changed bool   // it ran while its stack was read: only the leaf is known
-	Stack   *profiler.Stack
-}
 
 // Status is how the agent is doing.
 type Status struct {
@@ -185,42 +175,6 @@ type CostReport struct {
 	RSSBytes     int64   `json:"rss_bytes"`
 	MapBytes     int64   `json:"bpf_map_bytes"`
 	MemoryBudget int64   `json:"memory_budget_bytes"` // 0: none
-}
-
-// Dump is the stacks of every thread of a process.
-type Dump struct {
-	Schema   string       `json:"schema"`
-	PID      profiler.PID `json:"pid"`
-	Comm     string       `json:"comm,omitempty"` // name of the main thread
-	Time     time.Time    `json:"time"`
-	Complete int          `json:"stacks_complete"`
-	Threads  []DumpThread `json:"threads"`
-}
-
-// DumpThread is one thread. Its stack ends with the frame that is farthest from
-// what it does.
-type DumpThread struct {
-	TID      profiler.TID `json:"tid"`
-	Name     string       `json:"name"`
-	State    string       `json:"state"`
-	Syscall  string       `json:"syscall,omitempty"`
-	Complete bool         `json:"complete"`
-	Changed  bool         `json:"changed,omitempty"` // it ran while its stack was read
-	Stop     string       `json:"stop"`              // why the stack ends: profiler.Stop
-	Marker   string       `json:"marker,omitempty"`  // the same for people; empty when it is complete
-	Frames   []DumpFrame  `json:"frames"`
-}
-
-// DumpFrame is one call.
-type DumpFrame struct {
-	Kind     string `json:"kind"`
-	Function string `json:"function"` // module+0xoffset where there is no name
-	Named    bool   `json:"named"`
-	Module   string `json:"module,omitempty"`
-	File     string `json:"file,omitempty"`
-	Line     int    `json:"line,omitempty"`
-	Inlined  bool   `json:"inlined,omitempty"`
-	Address  string `json:"address"` // in the module
 }
 
 // failure is an error as it is answered: a profiler.Fault in JSON.

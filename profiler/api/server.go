@@ -393,12 +393,10 @@ func (s *server) dump(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer end()
-	at := time.Now()
-	threads, err := s.Source.Dump(r.Context(), profiler.PID(pid))
+	d, err := s.Source.Dump(r.Context(), profiler.PID(pid))
 	if err != nil {
 		return err
 	}
-	d := newDump(profiler.PID(pid), at, threads)
 	if kind == "text" {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		return WriteDump(w, d)

@@ -2,7 +2,6 @@ package api
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +32,7 @@ type agent struct {
 	asked    []string
 	running  int
 	gate     chan struct{} // if set, a recording waits for it
-	threads  []ThreadStack
+	dump     *Dump         // of PID 7
 	err      error
 }
 
@@ -74,11 +73,11 @@ func (a *agent) Status() Status {
 	return st
 }
 
-func (a *agent) Dump(_ context.Context, pid profiler.PID) ([]ThreadStack, error) {
+func (a *agent) Dump(_ context.Context, pid profiler.PID) (*Dump, error) {
 	if pid != 7 {
 		return nil, &profiler.Fault{What: fmt.Sprintf("cannot dump PID %d", pid), Why: syscall.ESRCH, Fix: "pgrep -l NAME lists PIDs"}
 	}
-	return a.threads, a.err
+	return a.dump, a.err
 }
 
 // served is a server with half a minute of history.
@@ -474,65 +473,6 @@ func TestPages(t *testing.T) {
 	}
 }
 
-func TestDump(t *testing.T) {
-	a, _, s := served(t)
-	p := workload("cart", 7, map[string]uint64{"wait": 1, "work": 1, "[kernel]": 1})
-	stacks := map[string]*profiler.Stack{}
-	for i := range p.Samples {
-		stacks[p.Samples[i].Stack.Locations[0].Frames[0].Function] = p.Samples[i].Stack
-	}
-	waits := *stacks["ksys_read"]
-	cut := &profiler.Stack{Stop: profiler.StopNoRow, Locations: stacks["work"].Locations[:1]}
-	a.threads = []ThreadStack{
-		{TID: 7, Name: "cart", State: "sleeping", Syscall: "read", Stack: &waits},
-		{TID: 8, Name: "work\x1b", State: "running", Changed: true, Stack: stacks["work"]},
-		{TID: 9, Name: "cut", State: "running", Stack: cut},
-	}
-	for tid := profiler.TID(10); tid < 20; tid++ {
-		a.threads = append(a.threads, ThreadStack{TID: tid, Name: "pool", State: "sleeping", Syscall: "futex", Stack: stacks["wait"]})
-	}
-	got := getJSON[Dump](t, s, "/v1/dump?pid=7")
-	if got.Schema != "kalypso.agent.dump/v1" || got.Comm != "cart" || len(got.Threads) != 13 || got.Complete != 11 || time.Since(got.Time) > time.Minute {
-		t.Errorf("%+v", got)
-	}
-	want := DumpThread{
-		TID: 7, Name: "cart", State: "sleeping", Syscall: "read", Complete: true, Stop: "root", Frames: []DumpFrame{
-			{Kind: "kernel", Function: "ksys_read", Named: true, Module: "[kernel]", Address: "0xffffffff81000000"},
-			{Kind: "native", Function: "main", Named: true, Module: "/usr/bin/cart", File: "/src/cart.c", Line: 3, Address: "0x1"},
-		},
-	}
-	if diff := cmp.Diff(got.Threads[0], want); diff != "" {
-		t.Errorf("(-got +want):\n%s", diff)
-	}
-	text := get(s, "/v1/dump?pid=7&format=text").Body.String()
-	if diff := cmp.Diff(text, dumpText); diff != "" {
-		t.Errorf("(-got +want):\n%s", diff)
-	}
-}
-
-const dumpText = `PID 7 · cart · 13 threads
-
-7 "cart" · sleeping in read
-    kernel  ksys_read
-    native  main  /src/cart.c:3
-
-8 "work\x1b" · running
-    native  work
-    native  main  /src/cart.c:3
-    [changed while it was read]
-
-9 "cut" · running
-    native  work
-    [unwind: no information]
-
-10 threads · sleeping in futex
-  10 "pool", 11 "pool", 12 "pool", 13 "pool", 14 "pool", 15 "pool", 16 "pool", 17 "pool", 2 more
-    native  wait
-    native  main  /src/cart.c:3
-
-11 of 13 stacks complete
-`
-
 // listening serves h on a listener until the test ends.
 func listening(t *testing.T, address string, h http.Handler) string {
 	t.Helper()
@@ -803,16 +743,5 @@ func TestListenUnix(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket is left behind: %v", err)
-	}
-}
-
-// TestDumpOfNothing: threads may be gone when they are looked at.
-func TestDumpOfNothing(t *testing.T) {
-	var b bytes.Buffer
-	if err := WriteDump(&b, newDump(3, begin(), []ThreadStack{{TID: 4, State: "dead"}})); err != nil {
-		t.Fatal(err)
-	}
-	if want := "PID 3 · 1 thread\n\n4 \"\" · dead\n    [unwind: unknown]\n\n0 of 1 stack complete\n"; b.String() != want {
-		t.Errorf("got %q", b.String())
 	}
 }

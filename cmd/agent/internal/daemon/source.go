@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -54,19 +56,31 @@ func (s source) Status() api.Status {
 }
 
 // Dump implements api.Source.
-func (s source) Dump(ctx context.Context, pid profiler.PID) ([]api.ThreadStack, error) {
+func (s source) Dump(ctx context.Context, pid profiler.PID) (*api.Dump, error) {
 	d := s.d
-	threads, err := dump.Threads(ctx, dump.Config{
-		Runtimes: d.Runtimes, Kernel: d.settings.Kernel, KernelNames: d.service.KernelNames(),
+	d.mu.Lock()
+	kernel := d.settings.Kernel
+	d.mu.Unlock()
+	return Dump(ctx, dump.Config{
+		Runtimes: d.Runtimes, Kernel: kernel, KernelNames: d.service.KernelNames(),
 		OpenPerfMap: func(pid profiler.PID, root string) (lang.Instance, error) { return d.OpenPerfMap(pid, root) },
 		Failed:      func(err error) { d.log.Warn("a dump is less than it could be", "pid", pid, "reason", err) },
 	}, pid)
+}
+
+// Dump takes the stacks of every thread of a process, in the form that the API
+// answers with and kalypso-agent dump prints.
+func Dump(ctx context.Context, cfg dump.Config, pid profiler.PID) (*api.Dump, error) {
+	exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // kernel threads have none
+	at := time.Now()
+	threads, err := dump.Threads(ctx, cfg, pid)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]api.ThreadStack, len(threads))
+	took := time.Since(at)
+	stacks := make([]api.ThreadStack, len(threads))
 	for i, t := range threads {
-		out[i] = api.ThreadStack{TID: t.TID, Name: t.Name, State: string(t.State), Syscall: t.Syscall, Changed: t.Changed, Stack: t.Stack}
+		stacks[i] = api.ThreadStack{TID: t.TID, Name: t.Name, State: string(t.State), Syscall: t.Syscall, Changed: t.Changed, Stack: t.Stack}
 	}
-	return out, nil
+	return api.NewDump(pid, exe, at, took, stacks), nil
 }
