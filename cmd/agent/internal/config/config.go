@@ -228,7 +228,7 @@ func (c *Config) Validate() error {
 	if c.Listen.Address != "" && c.Listen.Socket() == "" && !onThisMachine(c.Listen.Address) && !c.Listen.AllowRemote {
 		return &profiler.Fault{
 			What: fmt.Sprintf("other machines can reach the address %s", c.Listen.Address),
-			Why:  fmt.Errorf("profiles tell much about what runs here, and whoever asks gets them (listen: %s)", c.Origin("listen")),
+			Why:  fmt.Errorf("the API is for this machine; others may at most read metrics and health, and only if that is allowed (listen: %s)", c.Origin("listen")),
 			Fix:  "--listen 127.0.0.1:4041     or --listen.allow-remote, if the network may be trusted",
 		}
 	}
