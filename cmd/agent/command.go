@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -29,6 +30,9 @@ type commandError struct {
 
 // Error is the reason.
 func (e commandError) Error() string { return e.err.Error() }
+
+// ExitCode is that of the shell.
+func (e commandError) ExitCode() int { return e.code }
 
 // Unwrap gives the reason, so that a profiler.Fault inside is printed whole.
 func (e commandError) Unwrap() error { return e.err }
@@ -129,11 +133,11 @@ func newHoldCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			gate := os.NewFile(3, "gate")
 			if gate == nil || len(args) < 2 {
-				return usage("kalypso-agent record --help", "%s is for the agent's own use", holdVerb)
+				return cli.Usage("kalypso-agent record --help", "%s is for the agent's own use", holdVerb)
 			}
 			var b [1]byte
 			if n, _ := gate.Read(b[:]); n == 0 {
-				return exitError{exitFailed} // the recording never began: do not run
+				return cli.Exit(cli.ExitFailed) // the recording never began: do not run
 			}
 			_ = gate.Close()
 			err := syscall.Exec(args[0], args[1:], os.Environ())

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 )
 
 func newConfigCommand() *cobra.Command {
@@ -15,16 +16,9 @@ func newConfigCommand() *cobra.Command {
 		Short: "print the settings of run, and where each came from",
 		Example: `  kalypso-agent config show --origin                  every setting of run, and where it came from
   kalypso-agent config show --config agent.yaml       is this file right? what follows from it?`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return usage(cmd.CommandPath()+" show", "%s has no verb %q", cmd.CommandPath(), args[0])
-		},
-		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		DisableFlagsInUseLine: true,
 	}
 	cmd.AddCommand(newConfigShowCommand())
+	cli.Group(cmd)
 	return cmd
 }
 
@@ -42,14 +36,14 @@ code 2. Secrets are in files, and only the files' names are printed.`,
 		Example: `  kalypso-agent config show --origin                  every setting of run, and where it came from
   kalypso-agent config show --config agent.yaml       is this file right? what follows from it?
   kalypso-agent config show -o json                   for a program to read`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf(cmd, "output", output, "yaml", "json"); err != nil {
+			if err := cli.OneOf(cmd, "output", output, "yaml", "json"); err != nil {
 				return err
 			}
 			c, err := config.Read(cmd.Flags(), os.Environ())
 			if err != nil {
-				return usageError{err}
+				return cli.Wrong(err)
 			}
 			if output == "json" {
 				err = c.WriteJSON(cmd.OutOrStdout())
@@ -60,7 +54,7 @@ code 2. Secrets are in files, and only the files' names are printed.`,
 				return fmt.Errorf("print the settings: %w", err)
 			}
 			if err := c.Validate(); err != nil {
-				return usageError{err}
+				return cli.Wrong(err)
 			}
 			return nil
 		},

@@ -12,7 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/doctor"
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/cmd/internal/near"
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 )
 
@@ -36,9 +38,9 @@ Exit code 0: profiling will work. 3: it will not.`,
   sudo kalypso-agent doctor --short                   only what does not
   sudo kalypso-agent doctor --only cap_syslog,btf     some checks
   sudo kalypso-agent doctor -o json                   for a program to read`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf(cmd, "output", output, "text", "json"); err != nil {
+			if err := cli.OneOf(cmd, "output", output, "text", "json"); err != nil {
 				return err
 			}
 			checks, err := selectChecks(cmd, only)
@@ -57,9 +59,9 @@ Exit code 0: profiling will work. 3: it will not.`,
 			case err != nil:
 				return fmt.Errorf("print the checks: %w", err)
 			case cmd.Context().Err() != nil:
-				return exitError{exitInterrupted}
+				return cli.Exit(cli.ExitInterrupted)
 			case !report.Healthy():
-				return exitError{exitNotHealthy}
+				return cli.Exit(cli.ExitNotHealthy)
 			}
 			return nil
 		},
@@ -89,13 +91,13 @@ func selectChecks(cmd *cobra.Command, only []string) ([]check.Check, error) {
 	if word := near.Word(unknown, ids); word != "" {
 		fix = cmd.CommandPath() + " --only " + word
 	}
-	return nil, usage(fix, "there is no check %q", unknown)
+	return nil, cli.Usage(fix, "there is no check %q", unknown)
 }
 
 // printDoctor prints each result as it comes, so that the check that takes
 // half a second is seen to be the one.
 func printDoctor(cmd *cobra.Command, out io.Writer, checks []check.Check, short bool) (*check.Report, error) {
-	style := check.Style{Short: short, ASCII: asciiOnly(os.Getenv)}.Fit(checks)
+	style := check.Style{Short: short, ASCII: term.ASCII(os.Getenv)}.Fit(checks)
 	var failed error
 	report := check.Run(cmd.Context(), checks, checkLimit, func(r check.Result) {
 		if err := style.Print(out, r); failed == nil {
@@ -125,20 +127,6 @@ func verdict(r *check.Report) string {
 	default:
 		return fmt.Sprintf("profiling will work, with %d limitations", n)
 	}
-}
-
-// asciiOnly says whether the terminal is known not to show other characters.
-func asciiOnly(getenv func(string) string) bool {
-	if getenv("TERM") == "dumb" {
-		return true
-	}
-	// The first one that is set decides: locale(7).
-	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
-		if v := strings.ToLower(getenv(name)); v != "" {
-			return !strings.Contains(v, "utf-8") && !strings.Contains(v, "utf8")
-		}
-	}
-	return false
 }
 
 // doctorReport is kalypso.doctor/v1. Fields are added, not changed.

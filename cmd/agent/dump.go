@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/daemon"
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/api"
 	"github.com/kalypso-dev/kalypso/profiler/dump"
@@ -43,7 +44,7 @@ Where the privileges are missing it asks the agent that runs on this machine
   sudo kalypso-agent dump -p 1234 --kernel=false      only what is the program's own
   kalypso-agent dump -p 1234                          the same, from the agent that runs
   kalypso-agent dump -p 1234 -o json                  for a program to read`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fl := cmd.Flags()
@@ -56,7 +57,7 @@ Where the privileges are missing it asks the agent that runs on this machine
 }
 
 func (f *dumpFlags) run(cmd *cobra.Command) error {
-	if err := oneOf(cmd, "output", f.output, "text", "json"); err != nil {
+	if err := cli.OneOf(cmd, "output", f.output, "text", "json"); err != nil {
 		return err
 	}
 	pid, err := dumpedPID(cmd, f.pid)
@@ -65,7 +66,7 @@ func (f *dumpFlags) run(cmd *cobra.Command) error {
 	}
 	client, err := api.NewClient(f.listen)
 	if err != nil {
-		return usageError{err}
+		return cli.Wrong(err)
 	}
 	defer client.Close()
 	d, err := f.take(cmd, pid)
@@ -80,11 +81,11 @@ func (f *dumpFlags) run(cmd *cobra.Command) error {
 
 func dumpedPID(cmd *cobra.Command, text string) (profiler.PID, error) {
 	if text == "" {
-		return 0, usage(cmd.CommandPath()+" -p PID", "which process? dump takes its PID")
+		return 0, cli.Usage(cmd.CommandPath()+" -p PID", "which process? dump takes its PID")
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || n == 0 || n > math.MaxInt32 {
-		return 0, usage("pgrep -l NAME lists PIDs", "there can be no PID %q", text)
+		return 0, cli.Usage("pgrep -l NAME lists PIDs", "there can be no PID %q", text)
 	}
 	return profiler.PID(n), nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/api"
 )
@@ -33,8 +35,8 @@ func TestDumpedPID(t *testing.T) {
 		{"bash", 0, `there can be no PID "bash"`},
 	} {
 		got, err := dumpedPID(cmd, tt.text)
-		var wrong usageError
-		if got != tt.want || errors.As(err, &wrong) != (tt.what != "") || err != nil && !strings.Contains(err.Error(), tt.what) {
+		wrong := cli.Report(t.Context(), err, io.Discard) == cli.ExitUsage
+		if got != tt.want || wrong != (tt.what != "") || err != nil && !strings.Contains(err.Error(), tt.what) {
 			t.Errorf("%q: PID %d, error %v", tt.text, got, err)
 		}
 	}

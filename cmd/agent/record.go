@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/exporter/format"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/lang"
@@ -112,37 +113,37 @@ func (f *recordFlags) check(cmd *cobra.Command, args []string) error {
 		}
 	}
 	if ways > 1 {
-		return usage(helpOf(cmd), "-a, -p and a command exclude each other")
+		return cli.Usage(cli.HelpOf(cmd), "-a, -p and a command exclude each other")
 	}
 	if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
 		if slices.Contains([]string{"true", "false", "yes", "no", "on", "off", "0", "1"}, args[0]) && cmd.Flags().Changed("kernel") {
-			return usage("--kernel=false leaves kernel stacks out", "the value of --kernel follows an equals sign: what is %q?", args[0])
+			return cli.Usage("--kernel=false leaves kernel stacks out", "the value of --kernel follows an equals sign: what is %q?", args[0])
 		}
-		return usage("kalypso-agent record -- "+args[0], "a command to record follows two dashes: what is %q?", args[0])
+		return cli.Usage("kalypso-agent record -- "+args[0], "a command to record follows two dashes: what is %q?", args[0])
 	}
 	if cmd.ArgsLenAtDash() == 0 && len(args) == 0 {
-		return usage(helpOf(cmd), "no command follows the two dashes")
+		return cli.Usage(cli.HelpOf(cmd), "no command follows the two dashes")
 	}
 	for _, pid := range f.pids {
 		if pid > math.MaxInt32 {
-			return usage(pidFix, "there can be no PID %d", pid)
+			return cli.Usage(pidFix, "there can be no PID %d", pid)
 		}
 	}
-	if err := oneOf(cmd, "by", f.by, "process", "thread", "cgroup"); err != nil {
+	if err := cli.OneOf(cmd, "by", f.by, "process", "thread", "cgroup"); err != nil {
 		return err
 	}
 	if cmd.Flags().Changed("duration") && f.duration <= 0 {
-		return usage("-d 10s records for ten seconds", "cannot record for %s", f.duration)
+		return cli.Usage("-d 10s records for ten seconds", "cannot record for %s", f.duration)
 	}
 	if f.frequency < pipeline.MinFrequency || f.frequency > pipeline.MaxFrequency {
-		return usage(fmt.Sprintf("-F takes %d to %d; 97 is the default, 999 shows more of short recordings", pipeline.MinFrequency, pipeline.MaxFrequency),
+		return cli.Usage(fmt.Sprintf("-F takes %d to %d; 97 is the default, 999 shows more of short recordings", pipeline.MinFrequency, pipeline.MaxFrequency),
 			"cannot sample at %d Hz", f.frequency)
 	}
 	if f.stats == "-" {
-		return usage("--stats stats.json", "--stats takes a file: standard output is for the profile")
+		return cli.Usage("--stats stats.json", "--stats takes a file: standard output is for the profile")
 	}
 	if len(f.comm) > 15 {
-		return usage(fmt.Sprintf("--comm %s", f.comm[:15]), "the kernel keeps 15 bytes of a process's name, %q has %d", f.comm, len(f.comm))
+		return cli.Usage(fmt.Sprintf("--comm %s", f.comm[:15]), "the kernel keeps 15 bytes of a process's name, %q has %d", f.comm, len(f.comm))
 	}
 	return nil
 }
@@ -153,12 +154,12 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	out, err := newOutput(f.output)
 	if err != nil {
-		return usageError{err}
+		return cli.Wrong(err)
 	}
 	defer out.discard()
 	stats, err := newOutputFile(f.stats)
 	if err != nil {
-		return usageError{err}
+		return cli.Wrong(err)
 	}
 	defer stats.discard()
 
@@ -217,7 +218,7 @@ func withCode(code int, err error) error {
 	case code == 0:
 		return err
 	case err == nil:
-		return exitError{code}
+		return cli.Exit(code)
 	}
 	return commandError{code, err}
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/pipeline"
 )
@@ -190,7 +191,7 @@ func TestNotes(t *testing.T) {
 func TestReportOfCommands(t *testing.T) {
 	var text strings.Builder
 	err := fmt.Errorf("record: %w", commandError{127, &profiler.Fault{What: "cannot run \"x\"", Fix: "look"}})
-	if code := report(t.Context(), err, &text); code != 127 || text.String() != "error: cannot run \"x\"\nfix:   look\n" {
+	if code := cli.Report(t.Context(), err, &text); code != 127 || text.String() != "error: cannot run \"x\"\nfix:   look\n" {
 		t.Errorf("code %d, printed %q", code, text.String())
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/daemon"
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 )
 
 func newRunCommand() *cobra.Command {
@@ -23,7 +24,7 @@ SIGTERM ends, and nothing is lost with either.`,
   kalypso-agent run --config /etc/kalypso/agent.yaml   as a file says
   kalypso-agent run --export file:/var/lib/profiles    to files
   kalypso-agent config show --origin                   what holds, and why`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd) },
 	}
 	config.Flags(cmd.Flags())
@@ -34,7 +35,7 @@ func runDaemon(cmd *cobra.Command) error {
 	load := func() (*config.Config, error) { return config.Load(cmd.Flags(), os.Environ()) }
 	settings, err := load()
 	if err != nil {
-		return usageError{err}
+		return cli.Wrong(err)
 	}
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

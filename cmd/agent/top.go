@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/api"
 )
@@ -44,7 +45,7 @@ terminal. q or Ctrl-C ends.`,
   kalypso-agent top --by service -n 5                 the five busiest services
   kalypso-agent top --once                            one table, as in a pipe
   kalypso-agent top -o json                           for a program to read`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	fl := cmd.Flags()
@@ -65,15 +66,15 @@ const (
 
 func (f *topFlags) run(cmd *cobra.Command) error {
 	by := []string{string(api.ByFunction), string(api.ByProcess), string(api.ByService), string(api.ByModule)}
-	if err := errors.Join(oneOf(cmd, "by", f.by, by...), oneOf(cmd, "output", f.output, "text", "json")); err != nil {
+	if err := errors.Join(cli.OneOf(cmd, "by", f.by, by...), cli.OneOf(cmd, "output", f.output, "text", "json")); err != nil {
 		return err
 	}
 	if f.rows < 0 {
-		return usage("-n 20 lists twenty", "cannot list %d rows", f.rows)
+		return cli.Usage("-n 20 lists twenty", "cannot list %d rows", f.rows)
 	}
 	client, err := api.NewClient(f.listen)
 	if err != nil {
-		return usageError{err}
+		return cli.Wrong(err)
 	}
 	defer client.Close()
 	out := cmd.OutOrStdout()
@@ -135,7 +136,7 @@ func notYet(err error) bool {
 
 func faultLines(err error) []string {
 	var text strings.Builder
-	printError(&text, err)
+	cli.PrintError(&text, err)
 	return strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n")
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/cfi"
 	"github.com/kalypso-dev/kalypso/profiler/elffile"
@@ -42,18 +43,18 @@ Addresses are those of the file, not of a process that has it mapped.`,
 			if len(args) == 1 {
 				return nil
 			}
-			return usage(helpOf(cmd), "unwind takes one file, not %d", len(args))
+			return cli.Usage(cli.HelpOf(cmd), "unwind takes one file, not %d", len(args))
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			byPC := cmd.Flags().Changed("pc")
 			if byPC && stats {
-				return usage(helpOf(cmd), "--pc and --stats exclude each other")
+				return cli.Usage(cli.HelpOf(cmd), "--pc and --stats exclude each other")
 			}
 			var addr uint64
 			if byPC {
 				var err error
 				if addr, err = strconv.ParseUint(pc, 0, 64); err != nil {
-					return usage(fmt.Sprintf("%s %s --pc 0x401000", cmd.CommandPath(), args[0]), "--pc cannot be %q: it is an address", pc)
+					return cli.Usage(fmt.Sprintf("%s %s --pc 0x401000", cmd.CommandPath(), args[0]), "--pc cannot be %q: it is an address", pc)
 				}
 			}
 			x, err := openUnwind(args[0])
@@ -82,7 +83,7 @@ Addresses are those of the file, not of a process that has it mapped.`,
 			case err != nil:
 				return fmt.Errorf("print unwind rows of %s: %w", f.Path(), err)
 			case !known:
-				return exitError{exitNotHealthy}
+				return cli.Exit(cli.ExitNotHealthy)
 			}
 			return nil
 		},

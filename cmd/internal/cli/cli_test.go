@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -28,9 +28,9 @@ func TestReport(t *testing.T) {
 			"error: there is no process 7\ncause: open /proc/7/maps: no such file\nfix:   pgrep name\n"},
 		{"a wrapped fault too", context.Background(), fmt.Errorf("record: %w", fault), 1,
 			"error: there is no process 7\ncause: open /proc/7/maps: no such file\nfix:   pgrep name\n"},
-		{"usage", context.Background(), usage("type b", "a is wrong"), 2, "error: a is wrong\nfix:   type b\n"},
-		{"a code of its own, silently", context.Background(), exitError{77}, 77, ""},
-		{"a wrapped code too", context.Background(), fmt.Errorf("command: %w", exitError{77}), 77, ""},
+		{"usage", context.Background(), Usage("type b", "a is wrong"), 2, "error: a is wrong\nfix:   type b\n"},
+		{"a code of its own, silently", context.Background(), Exit(77), 77, ""},
+		{"a wrapped code too", context.Background(), fmt.Errorf("command: %w", Exit(77)), 77, ""},
 		{"the reader went away", context.Background(), fmt.Errorf("write: %w", syscall.EPIPE), 1, ""},
 		{"interrupted", ended, fmt.Errorf("sample: %w", context.Canceled), 130, ""},
 		{"cancelled by ourselves is an error", context.Background(), context.Canceled, 1, "error: context canceled\n"},
@@ -38,7 +38,7 @@ func TestReport(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var stderr bytes.Buffer
-			if code := report(tt.ctx, tt.err, &stderr); code != tt.code || stderr.String() != tt.text {
+			if code := Report(tt.ctx, tt.err, &stderr); code != tt.code || stderr.String() != tt.text {
 				t.Errorf("code %d, want %d; printed %q, want %q", code, tt.code, &stderr, tt.text)
 			}
 		})

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"encoding/json"
@@ -9,15 +9,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Stamped by the Makefile with -ldflags -X; empty in a plain "go build", which
-// takes both from the build information that Go embeds.
-var (
-	version string
-	commit  string
-)
-
-// buildInfo says which program this is.
-type buildInfo struct {
+// BuildInfo says which program this is.
+type BuildInfo struct {
 	Schema  string `json:"schema"`
 	Version string `json:"version"`
 	Commit  string `json:"commit"`
@@ -25,8 +18,10 @@ type buildInfo struct {
 	Arch    string `json:"arch"`
 }
 
-func readBuildInfo() buildInfo {
-	b := buildInfo{
+// ReadBuildInfo takes the version and the commit that the linker stamped, and
+// where they are empty (a plain "go build") those that Go embeds.
+func ReadBuildInfo(version, commit string) BuildInfo {
+	b := BuildInfo{
 		Schema:  "kalypso.version/v1",
 		Version: version,
 		Commit:  commit,
@@ -52,26 +47,26 @@ func readBuildInfo() buildInfo {
 	return b
 }
 
-func newVersionCommand() *cobra.Command {
+// NewVersionCommand is the verb that prints b for the program of this name.
+func NewVersionCommand(program string, b BuildInfo) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:     "version [flags]",
 		Short:   "print version, commit, Go and architecture",
-		Example: "  kalypso-agent version                               which build is this?",
-		Args:    noArgs,
+		Example: fmt.Sprintf("  %-50s  which build is this?", program+" version"),
+		Args:    NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := oneOf(cmd, "output", output, "text", "json"); err != nil {
+			if err := OneOf(cmd, "output", output, "text", "json"); err != nil {
 				return err
 			}
-			b := readBuildInfo()
 			var err error
 			if output == "json" {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
 				err = enc.Encode(b)
 			} else {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "kalypso-agent %s\ncommit  %s\ngo      %s\narch    %s\n",
-					b.Version, b.Commit, b.Go, b.Arch)
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\ncommit  %s\ngo      %s\narch    %s\n",
+					program, b.Version, b.Commit, b.Go, b.Arch)
 			}
 			if err != nil {
 				return fmt.Errorf("print the version: %w", err)
