@@ -44,7 +44,7 @@ type Kernel struct {
 	objs    objects
 	sampler *ebpf.Program
 	links   []link.Link
-	reader  *ringbuf.Reader
+	reader  *reader
 
 	mu     sync.Mutex
 	events map[int]event // by CPU
@@ -173,7 +173,7 @@ func (k *Kernel) start() error {
 	if k.Tables, err = newTables(&k.objs.kalypsoMaps); err != nil {
 		return err
 	}
-	if k.reader, err = ringbuf.NewReader(k.objs.Records); err != nil {
+	if k.reader, err = newReader(k.objs.Records); err != nil {
 		return fmt.Errorf("open the ring buffer: %w", err)
 	}
 	for _, p := range []*ebpf.Program{k.objs.OnFork, k.objs.OnExec, k.objs.OnExit} {
@@ -194,7 +194,7 @@ func (k *Kernel) Close() error {
 		errs = append(errs, l.Close())
 	}
 	if k.reader != nil {
-		errs = append(errs, k.reader.Close())
+		errs = append(errs, k.reader.close())
 	}
 	if k.sampler != nil {
 		errs = append(errs, k.sampler.Close())
@@ -238,14 +238,14 @@ func (k *Kernel) Epoch() (epoch uint32, err error) {
 
 // Read waits for the next record until the deadline given to SetDeadline and
 // then gives os.ErrDeadlineExceeded. rec's buffer is reused.
-func (k *Kernel) Read(rec *ringbuf.Record) error { return k.reader.ReadInto(rec) }
+func (k *Kernel) Read(rec *ringbuf.Record) error { return k.reader.read(rec) }
 
 // Flush lets Read go on to what is in the ring buffer now, however little, and
 // then give ringbuf.ErrFlushed.
-func (k *Kernel) Flush() error { return k.reader.Flush() }
+func (k *Kernel) Flush() error { return k.reader.flush() }
 
 // SetDeadline bounds the waiting of Read.
-func (k *Kernel) SetDeadline(t time.Time) { k.reader.SetDeadline(t) }
+func (k *Kernel) SetDeadline(t time.Time) { k.reader.setDeadline(t) }
 
 // Key identifies samples that are the same: struct klp_key.
 type Key struct {
