@@ -18,8 +18,10 @@ import (
 // is asked of the process, so one that is gone a moment later is known all the
 // same. Costs one record per process event, and per executable mapping.
 type Sideband struct {
-	rings    map[int]*ring  // by CPU
-	held     []ProcessEvent // newer than the last drain's start: their elders may still be unread
+	rings    map[int]*ring     // by CPU
+	held     []ProcessEvent    // newer than the last drain's start: their elders may still be unread
+	scratch  []ProcessEvent    // of Drain
+	paths    map[string]string // of mappings, so that the same few are not made anew for each process
 	lost     uint64
 	followed time.Time // when the list of CPUs was last looked at
 }
@@ -59,7 +61,7 @@ type ring struct {
 // OpenSideband starts recording on every CPU that is online, and on those that
 // come online later.
 func OpenSideband() (*Sideband, error) {
-	s := &Sideband{rings: map[int]*ring{}}
+	s := &Sideband{rings: map[int]*ring{}, paths: map[string]string{}}
 	if err := s.follow(nil); err != nil {
 		_ = s.Close()
 		return nil, err
@@ -153,13 +155,13 @@ func (s *Sideband) Drain(dst []ProcessEvent) ([]ProcessEvent, error) {
 		return dst, fmt.Errorf("read the clock: %w", err)
 	}
 	now := uint64(ts.Nano())
-	events := s.held
+	events := append(s.scratch[:0], s.held...)
 	for _, r := range s.rings {
 		events = s.drainRing(r, events)
 	}
 	if time.Since(s.followed) > followEvery {
 		if err := s.follow(func(r *ring) { events = s.drainRing(r, events) }); err != nil {
-			s.held = events
+			s.held = append(s.held[:0], events...)
 			return dst, err
 		}
 	}
@@ -177,7 +179,7 @@ func (s *Sideband) Drain(dst []ProcessEvent) ([]ProcessEvent, error) {
 		n++
 	}
 	dst = append(dst, events[:n]...)
-	s.held = append(s.held[:0:0], events[n:]...)
+	s.held, s.scratch = append(s.held[:0], events[n:]...), events
 	return dst, nil
 }
 
@@ -263,7 +265,7 @@ func (s *Sideband) parse(rec []byte, events []ProcessEvent) []ProcessEvent {
 		e.Device = unix.Mkdev(order.Uint32(body[32:]), order.Uint32(body[36:]))
 		e.Inode = order.Uint64(body[40:])
 		name, _, _ := bytes.Cut(body[64:len(body)-8], []byte{0})
-		e.Path = string(name)
+		e.Path = s.path(name)
 	default:
 		return events
 	}
@@ -273,4 +275,19 @@ func (s *Sideband) parse(rec []byte, events []ProcessEvent) []ProcessEvent {
 		return events
 	}
 	return append(events, e)
+}
+
+// maxPaths bounds the paths that are remembered.
+const maxPaths = 1024
+
+func (s *Sideband) path(name []byte) string {
+	if path, ok := s.paths[string(name)]; ok {
+		return path
+	}
+	if len(s.paths) >= maxPaths {
+		clear(s.paths)
+	}
+	path := string(name)
+	s.paths[path] = path
+	return path
 }

@@ -94,6 +94,7 @@ type Table struct {
 	numbered  int                    // how often one was given
 	ended     []profiler.PID         // processes forgotten since the last sweep
 	lingering time.Duration
+	forgot    time.Time   // when exited processes were last looked for
 	looked    time.Time   // when processes were last looked for in /proc
 	unknown   *Executable // stands in for files beyond maxFiles
 
@@ -201,9 +202,13 @@ func (t *Table) Sync() error {
 func (t *Table) sync() error {
 	var err error
 	t.scratch, err = t.events.Drain(t.scratch[:0])
-	changed := map[*process]bool{}
+	var changed map[*process]bool
 	for i := range t.scratch {
-		if p := t.apply(&t.scratch[i]); p != nil {
+		// One that is not in the kernel's tables is put there by a sample.
+		if p := t.apply(&t.scratch[i]); p != nil && p.slot != nil {
+			if changed == nil {
+				changed = map[*process]bool{}
+			}
 			changed[p] = true
 		}
 	}
@@ -232,8 +237,14 @@ func (t *Table) sync() error {
 // still be on their way.
 const lingering = 2 * time.Second
 
+// forget forgets them. There may be thousands of processes, and a look at each
+// is not free: it happens four times in that time, not at every call.
 func (t *Table) forget() {
 	now := time.Now()
+	if now.Sub(t.forgot) < t.lingering/4 {
+		return
+	}
+	t.forgot = now
 	for pid, p := range t.processes {
 		if !p.exited.IsZero() && now.Sub(p.exited) > t.lingering {
 			if alive(pid) {
@@ -249,6 +260,9 @@ func (t *Table) forget() {
 
 // alive says that a process whose main thread ended has other threads.
 func alive(pid profiler.PID) bool {
+	if errors.Is(unix.Kill(int(pid), 0), unix.ESRCH) { // as good as always, and a fraction of reading the folder
+		return false
+	}
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	return err == nil && len(threads) > 1
 }

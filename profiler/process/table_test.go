@@ -359,6 +359,7 @@ func TestForkSharesSlot(t *testing.T) {
 	for _, p := range table.processes {
 		p.exited = p.exited.Add(-2 * lingering)
 	}
+	table.forgot = time.Time{}
 	if err := table.Sync(); err != nil {
 		t.Fatal(err)
 	}
@@ -519,7 +520,7 @@ func TestMainThreadEnded(t *testing.T) {
 	if _, _, err := table.Walk(nil, pid, at(0x1100)); err != nil {
 		t.Fatal(err)
 	}
-	table.processes[pid].exited = time.Now().Add(-2 * lingering)
+	table.processes[pid].exited, table.forgot = time.Now().Add(-2*lingering), time.Time{}
 	if err := table.Sync(); err != nil {
 		t.Fatal(err)
 	}
