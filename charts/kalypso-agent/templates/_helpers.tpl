@@ -1,0 +1,26 @@
+{{/* Labels that select the pods. */}}
+{{- define "kalypso-agent.selector" -}}
+app.kubernetes.io/name: kalypso-agent
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "kalypso-agent.labels" -}}
+{{ include "kalypso-agent.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* The agent's file of settings. toYaml sorts its keys. */}}
+{{- define "kalypso-agent.config" -}}
+{{- $ours := dict "listen" (printf "0.0.0.0:%d" (int .Values.port)) "listen.allow-remote" true "spool.dir" "/spool" -}}
+{{- toYaml (merge $ours .Values.config) -}}
+{{- end }}
+
+{{/* KEY=VALUE with commas, as the agent takes a setting from the environment.
+     $(NODE_NAME) is put in by Kubernetes. range goes through a map by its keys
+     in order. */}}
+{{- define "kalypso-agent.profileLabels" -}}
+k8s.node.name=$(NODE_NAME)
+{{- range $key, $value := .Values.labels }},{{ $key }}={{ $value }}{{ end }}
+{{- end }}
