@@ -1,0 +1,166 @@
+package charts
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"helm.sh/helm/v3/pkg/chartutil"
+)
+
+const agentChart = "kalypso-agent"
+
+// agentObjects renders the agent's chart with values over the profile's.
+func agentObjects(t *testing.T, profile string, values map[string]any) []object {
+	t.Helper()
+	r := release{name: agentChart, namespace: "kalypso", chart: agentChart, profile: profile}
+	manifest, err := render(load(t, agentChart), r, chartutil.CoalesceTables(values, profileValues(t, r)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, _, _ = strings.Cut(manifest, "\x00")
+	return decode(t, manifest, r)
+}
+
+// It has the six capabilities that docs/reference/capabilities.md measures, and
+// nothing beside them.
+func TestAgentPrivileges(t *testing.T) {
+	spec := podSpec(find(t, agentObjects(t, "", map[string]any{}), "DaemonSet", agentChart))
+	page, err := os.ReadFile("../../docs/reference/capabilities.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var measured []any
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|").FindAllStringSubmatch(string(page), -1) {
+		measured = append(measured, m[1])
+	}
+	c := list(spec, "containers")[0]
+	want := map[string]any{
+		"privileged": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "runAsUser": 0,
+		"capabilities":    map[string]any{"drop": []any{"ALL"}, "add": measured},
+		"seccompProfile":  map[string]any{"type": "Unconfined"},
+		"appArmorProfile": map[string]any{"type": "Unconfined"},
+	}
+	if diff := cmp.Diff(at(c, "securityContext"), any(want)); diff != "" {
+		t.Errorf("security context (-got +want):\n%s", diff)
+	}
+	for key, want := range map[string]any{"hostPID": true, "hostNetwork": nil, "hostIPC": nil, "automountServiceAccountToken": false} {
+		if spec[key] != want {
+			t.Errorf("%s is %v, want %v", key, spec[key], want)
+		}
+	}
+	for _, v := range list(spec, "volumes") {
+		if path := text(v, "hostPath", "path"); path != "" && path != "/var/lib/kalypso-agent/spool" {
+			t.Errorf("it mounts %s of the node", path)
+		}
+	}
+	for _, o := range agentObjects(t, "", map[string]any{}) {
+		if strings.Contains(o.kind, "Role") {
+			t.Errorf("there is %v: the agent asks the API server for nothing", o)
+		}
+	}
+}
+
+// What the chart writes is what the agent reads, in every profile.
+func TestAgentAcceptsItsSettings(t *testing.T) {
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "kalypso-agent")
+	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/agent").CombinedOutput(); err != nil {
+		t.Fatalf("build the agent: %v\n%s", err, out)
+	}
+	for _, profile := range profiles {
+		for name, values := range map[string]map[string]any{
+			"as it is":       {},
+			"other settings": {"port": 9999, "config": map[string]any{"exclude.comm": []any{"stress-ng"}, "otlp.protocol": "http"}, "labels": map[string]any{"team": "checkout"}},
+		} {
+			objects := agentObjects(t, profile, values)
+			path := filepath.Join(dir, "agent.yaml")
+			if err := os.WriteFile(path, []byte(text(find(t, objects, "ConfigMap", agentChart).fields, "data", "agent.yaml")), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c := list(podSpec(find(t, objects, "DaemonSet", agentChart)), "containers")[0]
+			show := exec.Command(binary, "config", "show", "--config", path)
+			for _, e := range list(c, "env") {
+				value := strings.ReplaceAll(text(e, "value"), "$(NODE_NAME)", "node-1")
+				show.Env = append(show.Environ(), text(e, "name")+"="+value)
+			}
+			out, err := show.CombinedOutput()
+			if err != nil {
+				t.Errorf("profile %q, %s: %v\n%s", profile, name, err, out)
+			}
+			if !strings.Contains(string(out), "node-1") {
+				t.Errorf("profile %q, %s: no label has the node's name:\n%s", profile, name, out)
+			}
+		}
+	}
+}
+
+// The container is asked for what the agent is told to keep to, and may have
+// twice that.
+func TestAgentResourcesAreBudgets(t *testing.T) {
+	for _, profile := range profiles {
+		objects := agentObjects(t, profile, map[string]any{})
+		settings := parseYAML(t, text(find(t, objects, "ConfigMap", agentChart).fields, "data", "agent.yaml"))
+		budget := text(settings, "memory.budget")
+		c := list(podSpec(find(t, objects, "DaemonSet", agentChart)), "containers")[0]
+		if got := text(c, "resources", "requests", "memory"); got != budget {
+			t.Errorf("profile %q: it requests %s of memory, and its budget is %s", profile, got, budget)
+		}
+		limit := map[string]string{"96Mi": "192Mi", "128Mi": "256Mi"}[budget]
+		if got := text(c, "resources", "limits", "memory"); got != limit {
+			t.Errorf("profile %q: its limit is %s, and its budget is %s", profile, got, budget)
+		}
+	}
+}
+
+// Kubernetes and the collector find what the agent serves.
+func TestAgentIsProbedAndScraped(t *testing.T) {
+	objects := agentObjects(t, "", map[string]any{"port": 9999})
+	settings := parseYAML(t, text(find(t, objects, "ConfigMap", agentChart).fields, "data", "agent.yaml"))
+	if settings["listen"] != "0.0.0.0:9999" || settings["listen.allow-remote"] != true {
+		t.Errorf("it listens at %v, from elsewhere: %v", settings["listen"], settings["listen.allow-remote"])
+	}
+	o := find(t, objects, "DaemonSet", agentChart)
+	c := list(podSpec(o), "containers")[0]
+	for probe, path := range map[string]string{"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"} {
+		if got := text(c, probe, "httpGet", "path"); got != path {
+			t.Errorf("%s asks %q, want %q", probe, got, path)
+		}
+	}
+	annotations := at(o.fields, "spec", "template", "metadata", "annotations")
+	for key, want := range map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9999", "prometheus.io/path": "/metrics"} {
+		if got := text(annotations, key); got != want {
+			t.Errorf("annotation %s is %q, want %q", key, got, want)
+		}
+	}
+}
+
+// A changed setting restarts the pods; a changed label of the pods does not
+// change the checksum.
+func TestAgentRestartsForSettings(t *testing.T) {
+	sum := func(values map[string]any) string {
+		o := find(t, agentObjects(t, "", values), "DaemonSet", agentChart)
+		return text(o.fields, "spec", "template", "metadata", "annotations", "checksum/config")
+	}
+	before := sum(map[string]any{})
+	if sum(map[string]any{"config": map[string]any{"frequency": 49}}) == before {
+		t.Error("another frequency has the same checksum")
+	}
+	if sum(map[string]any{"podLabels": map[string]any{"a": "b"}}) != before {
+		t.Error("a label of the pods changed the checksum")
+	}
+}
+
+func TestAgentSpool(t *testing.T) {
+	for kind, field := range map[string]string{"hostPath": "hostPath", "emptyDir": "emptyDir"} {
+		o := find(t, agentObjects(t, "", nest([]string{"spool", "kind"}, kind)), "DaemonSet", agentChart)
+		if !slices.ContainsFunc(list(podSpec(o), "volumes"), func(v any) bool { return text(v, "name") == "spool" && at(v, field) != nil }) {
+			t.Errorf("spool.kind %s: no volume of that kind", kind)
+		}
+	}
+}
