@@ -45,12 +45,15 @@ help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## bin/kalypso-agent, static; needs only Go
+build: ## bin/kalypso-agent and bin/kalypsoctl, static; needs only Go
 	@scripts/setup build
 	$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
+	$(GOBUILD) -o bin/kalypsoctl ./cmd/kalypsoctl
 
 .PHONY: profile
-profile: build ## build, profile this machine for 10 s, write profile.html
+profile: ## build, profile this machine for 10 s, write profile.html
+	@scripts/setup build
+	$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
 	@$(SUDO) bin/kalypso-agent record --all --duration 10s --output profile.html
 	@$(if $(SUDO),sudo chown "$$(id -u):$$(id -g)" profile.html,:)
 	@echo 'open it in a browser: file://$(CURDIR)/profile.html'
@@ -106,7 +109,7 @@ fmt: ## lay out Go and BPF C
 	clang-format-19 -i $(CFILES)
 
 .PHONY: check
-check: ## layout, go.mod, vet, lint, arm64, generated files
+check: ## layout, go.mod, vet, lint, arm64, macOS, generated files
 	@scripts/setup check
 	@echo 'gofmt'
 	@files=$$(gofmt -l $(GOFILES)); [ -z "$$files" ] || { echo "not laid out: $$files"; echo 'fix: make fmt'; exit 1; }
@@ -118,6 +121,8 @@ check: ## layout, go.mod, vet, lint, arm64, generated files
 	@$(GO) mod tidy -diff || { echo 'fix: go mod tidy'; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
+	GOOS=darwin GOARCH=amd64 $(GO) vet ./cmd/kalypsoctl/...
+	GOOS=darwin GOARCH=arm64 $(GO) vet ./cmd/kalypsoctl/...
 	@if command -v golangci-lint >/dev/null; then \
 		echo 'golangci-lint'; golangci-lint run; \
 	else \

@@ -117,6 +117,18 @@ func rules() []rule {
 			},
 		},
 		{
+			name: "kalypsoctl sees profiles through the agent's API",
+			from: in("cmd/kalypsoctl"),
+			to: func(_, pkg string) bool {
+				return within(pkg, "bpf") || within(pkg, "cmd/agent") || strings.HasPrefix(pkg, "profiler/") && !within(pkg, "profiler/api")
+			},
+		},
+		{
+			name: "what is said of the stack knows no Helm",
+			from: in("deploy/component", "deploy/plan", "deploy/argocd", "charts"),
+			to:   reaches("deploy/helm"),
+		},
+		{
 			name: "runtimes do not know each other",
 			from: func(pkg string) bool { return strings.HasPrefix(pkg, "profiler/lang/") },
 			to: func(from, pkg string) bool {
@@ -164,7 +176,7 @@ func TestDependenciesPointDown(t *testing.T) {
 				}
 			}
 		}
-		for _, bottom := range []string{"profiler", "deploy/check"} {
+		for _, bottom := range []string{"profiler", "deploy/check", "deploy/component", "charts", "docs"} {
 			p, ok := own[bottom]
 			if !ok {
 				t.Fatalf("%s: no package %s", goarch, bottom)
@@ -186,6 +198,8 @@ func TestRulesBite(t *testing.T) {
 		"nothing imports cmd":                                           {"profiler/process", "cmd/agent/internal/doctor"},
 		"exporters and the viewer know profiles, not how they are made": {"exporter/format", "profiler/elffile"},
 		"deploy knows nothing of BPF and of sampling":                   {"deploy/check", "bpf"},
+		"kalypsoctl sees profiles through the agent's API":              {"cmd/kalypsoctl", "profiler/pipeline"},
+		"what is said of the stack knows no Helm":                       {"deploy/plan", "deploy/helm"},
 		"runtimes do not know each other":                               {"profiler/lang/golang", "profiler/lang/native"},
 		"runtimes, files and names are testable without BPF":            {"profiler/lang/native", "bpf"},
 		"files and rows are below processes and names":                  {"profiler/cfi", "profiler/process"},
@@ -216,7 +230,9 @@ func TestLibrariesHaveOneRoom(t *testing.T) {
 		"github.com/prometheus/":               {"profiler/telemetry"},
 		"google.golang.org/grpc":               {"exporter/otlp", "exporter/transport", "profiler/telemetry"},
 		"github.com/cilium/ebpf":               {"bpf", "profiler/sampler", "cmd/agent/internal/doctor"},
-		"go.yaml.in/yaml/":                     {"cmd/agent/internal/config"},
+		"go.yaml.in/yaml/":                     {"cmd/agent/internal/config", "cmd/kalypsoctl/internal/config"},
+		"helm.sh/helm/":                        {"deploy/helm"},
+		"sigs.k8s.io/yaml":                     {"deploy/helm", "deploy/argocd"},
 		"github.com/google/pprof/":             {"exporter/format", "viewer", "exporter/pyroscope", "exporter/file"},
 		"github.com/ianlancetaylor/demangle":   {"profiler/demangle"},
 		"github.com/spf13/":                    {"cmd"},

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/kalypso-dev/kalypso/test/internal/script"
 )
 
 // doctorDoc is what the tests read of kalypso.doctor/v1.
@@ -41,7 +43,7 @@ func (d *doctorDoc) failed() []string {
 // found and its exit code.
 func runDoctor(t *testing.T, capsh ...string) (*doctorDoc, int) {
 	t.Helper()
-	agent := filepath.Join(os.Getenv(binDir), "kalypso-agent")
+	agent := filepath.Join(script.Dir(), "kalypso-agent")
 	cmd := exec.Command("capsh", append(capsh, "--", "-c", agent+" doctor -o json")...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

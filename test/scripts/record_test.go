@@ -17,10 +17,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/test/internal/script"
 )
 
 func agent(args ...string) *exec.Cmd {
-	return exec.Command(filepath.Join(os.Getenv(binDir), "kalypso-agent"), args...)
+	return exec.Command(filepath.Join(script.Dir(), "kalypso-agent"), args...)
 }
 
 // run runs a command to its end and gives its output and exit code.
@@ -294,7 +296,7 @@ func TestRecordWithoutCapabilities(t *testing.T) {
 		}
 		t.Skip(err)
 	}
-	binary := filepath.Join(os.Getenv(binDir), "kalypso-agent")
+	binary := filepath.Join(script.Dir(), "kalypso-agent")
 	tests := []struct {
 		name, capsh string
 		code        int

@@ -10,67 +10,29 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/kalypso-dev/kalypso/test/internal/script"
 )
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(buildAndRun(m))
-}
-
-// binDir holds the program; the environment hands it to tests, so that no
-// variable of the package has to.
-const binDir = "KALYPSO_TEST_BIN"
-
-func buildAndRun(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "kalypso-scripts-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		// Other users must be able to start the program.
-		err = os.Chmod(dir, 0o755)
-	}
-	if err == nil {
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
-			"-ldflags", "-X main.version=v0.0.0-test -X main.commit=0123456789abcdef",
-			"-o", filepath.Join(dir, "kalypso-agent"), "../../cmd/agent")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		err = build.Run()
-	}
-	if err == nil {
-		err = os.Setenv(binDir, dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "build kalypso-agent:", err)
-		return 1
-	}
-	return m.Run()
+	os.Exit(script.Main(m, "kalypso-agent", "../../cmd/agent", nil))
 }
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata/*.txtar")
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
-		UpdateScripts:       *update,
-		RequireExplicitExec: true,
-		RequireUniqueNames:  true,
-		Setup: func(env *testscript.Env) error {
-			env.Setenv("PATH", os.Getenv(binDir)+string(os.PathListSeparator)+env.Getenv("PATH"))
-			env.Setenv("LANG", "C.UTF-8")
-			return nil
-		},
-		Condition: func(cond string) (bool, error) {
-			if cond != "bpf" {
-				return false, fmt.Errorf("unknown condition %q", cond)
-			}
-			return canUseBPF(t), nil
-		},
-	})
+	params := script.Params(*update)
+	params.Condition = func(cond string) (bool, error) {
+		if cond != "bpf" {
+			return false, fmt.Errorf("unknown condition %q", cond)
+		}
+		return canUseBPF(t), nil
+	}
+	testscript.Run(t, params)
 }
 
 // canUseBPF says whether tests that load programs can run. Where they must

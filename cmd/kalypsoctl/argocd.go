@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
+	"github.com/kalypso-dev/kalypso/cmd/kalypsoctl/internal/config"
+	"github.com/kalypso-dev/kalypso/cmd/kalypsoctl/internal/tree"
+	"github.com/kalypso-dev/kalypso/deploy/argocd"
+	"github.com/kalypso-dev/kalypso/deploy/component"
+	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/plan"
+)
+
+// The shapes that argocd writes.
+const (
+	modeSet  = "applicationset"
+	modeApps = "app-of-apps"
+)
+
+func newArgoCDCommand() *cobra.Command {
+	var (
+		f    stackFlags
+		o    argocd.Options
+		mode string
+		dir  string
+	)
+	cmd := &cobra.Command{
+		Use:   "argocd --repo URL [flags]",
+		Short: "the stack for Argo CD: an AppProject and an ApplicationSet",
+		Long: `Write the stack down for Argo CD: an AppProject, and an ApplicationSet that brings
+one component after another, in the order of what they need (RollingSync). Commit
+DIR to the repository at --repo, then apply what is in it.
+
+RollingSync has to be switched on in Argo CD:
+applicationsetcontroller.enable.progressive.syncs: "true" in argocd-cmd-params-cm.
+For servers without it: --mode app-of-apps, which orders by sync waves and needs
+resource.customizations.health.argoproj.io_Application in argocd-cm.
+
+The charts come from the repository of kalypsoctl, at the version of the charts that
+it has in it; --chart-repo and --chart-revision name others. Without -d the objects
+are printed; the values that they refer to are written only with -d.`,
+		Example: `  kalypsoctl argocd --repo URL -d DIR                 AppProject, ApplicationSet, and the values of each component
+  kalypsoctl argocd --repo URL --path stack -d DIR    DIR will be the folder stack of the repository
+  kalypsoctl argocd --repo URL --mode app-of-apps     for an Argo CD without RollingSync`,
+		Args: cli.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cli.OneOf(cmd, "mode", mode, modeSet, modeApps); err != nil {
+				return err
+			}
+			if o.Repo == "" {
+				return cli.Usage(cmd.CommandPath()+" --repo https://github.com/OWNER/REPO.git", "argocd needs --repo: where will Argo CD read the files from?")
+			}
+			c, err := f.load()
+			if err != nil {
+				return err
+			}
+			if o.ChartRevision == "" {
+				o.ChartRevision = "v" + c.Chart(component.All()[0].Name).Version()
+			}
+			files, err := argoFiles(c, o, mode)
+			if err != nil {
+				return err
+			}
+			return writeArgo(cmd, c, o, files, dir)
+		},
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	fl.StringVar(&o.Repo, "repo", "", "`URL` of the Git repository that the files are committed to")
+	fl.StringVar(&o.Revision, "revision", "HEAD", "its branch or tag")
+	fl.StringVar(&o.Path, "path", "", "the folder in it that will have the files")
+	fl.StringVarP(&dir, "dir", "d", "", "write files into `DIR`")
+	fl.StringVar(&mode, "mode", modeSet, modeSet+" or "+modeApps)
+	fl.StringVar(&o.ChartRepo, "chart-repo", "https://github.com/kalypso-dev/kalypso.git", "`URL` of the Git repository that has charts/")
+	fl.StringVar(&o.ChartRevision, "chart-revision", "", "its branch or tag (default: the version of the charts)")
+	fl.StringVar(&o.Namespace, "namespace", "argocd", "namespace of Argo CD")
+	f.register(fl)
+	return cmd
+}
+
+// argoFiles are the objects, and the values of each component.
+func argoFiles(c *config.Config, o argocd.Options, mode string) (argocd.Files, error) {
+	waves, err := plan.Waves(c.Components())
+	if err != nil {
+		return nil, err
+	}
+	write := argocd.ApplicationSet
+	if mode == modeApps {
+		write = argocd.AppOfApps
+	}
+	files, err := write(o, waves)
+	if err != nil {
+		return nil, err
+	}
+	for _, comp := range c.Components() {
+		text, err := helm.WriteValues(c.Values(comp.Name))
+		if err != nil {
+			return nil, fmt.Errorf("write the values of %s: %w", comp.Name, err)
+		}
+		files[argocd.ValuesFile(comp.Name)] = text
+	}
+	return files, nil
+}
+
+func writeArgo(cmd *cobra.Command, c *config.Config, o argocd.Options, files argocd.Files, dir string) error {
+	out := cmd.OutOrStdout()
+	var err error
+	if dir == "" {
+		err = printObjects(out, files)
+	} else if err := tree.Write(dir, tree.Files(files)); err != nil {
+		return err
+	} else {
+		err = nextSteps(out, c, o, files, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("print the objects: %w", err)
+	}
+	return nil
+}
+
+// printObjects prints what is no values, as YAML documents.
+func printObjects(out io.Writer, files argocd.Files) error {
+	w := bufio.NewWriter(out)
+	for _, name := range sortedKeys(files) {
+		if !strings.HasPrefix(name, "values/") {
+			fmt.Fprintf(w, "---\n# %s\n%s", name, files[name])
+		}
+	}
+	return w.Flush()
+}
+
+// nextSteps tells what is left to do by hand, in order.
+func nextSteps(out io.Writer, c *config.Config, o argocd.Options, files argocd.Files, dir string) error {
+	var secrets [][]string
+	for _, comp := range c.Components() {
+		for _, s := range comp.Secrets {
+			secrets = append(secrets, []string{"  " + comp.Namespace, s.Name, strings.Join(s.Keys, ", ")})
+		}
+	}
+	secrets = slices.CompactFunc(secrets, slices.Equal)
+	where := o.Repo
+	if o.Path != "" {
+		where += ", folder " + o.Path
+	}
+	w := bufio.NewWriter(out)
+	fmt.Fprintf(w, "%d files of %d components in %s\n\n1. commit them to %s\n", len(files), len(c.Components()), dir, where)
+	if len(secrets) > 0 {
+		fmt.Fprintln(w, "2. make these Secrets, which no chart holds (the values of S3 are the same everywhere)")
+		if err := term.For(out, os.Getenv).Table(w, []string{"  namespace", "secret", "keys"}, secrets); err != nil {
+			return err
+		}
+	}
+	objects := "applicationset.yaml"
+	if _, apps := files["application.yaml"]; apps {
+		objects = "application.yaml"
+	}
+	fmt.Fprintf(w, "3. kubectl apply -f %s/appproject.yaml -f %s/%s\n", dir, dir, objects)
+	return w.Flush()
+}

@@ -1,0 +1,45 @@
+// Command kalypsoctl tells of and renders the observability stack that Kalypso
+// is part of.
+//
+// This package turns flags into calls and errors into text and exit codes, one
+// file per verb. What the stack consists of is in deploy/component, its charts
+// are in charts, and all that is done with them is in deploy/.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+)
+
+// Stamped by the Makefile with -ldflags -X; empty in a plain "go build", which
+// takes both from the build information that Go embeds.
+var (
+	version string
+	commit  string
+)
+
+func main() {
+	os.Exit(cli.Run(newRootCommand(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kalypsoctl",
+		Short: "The Kalypso observability stack: what it consists of, as Kubernetes objects, for Argo CD",
+	}
+	root.AddCommand(
+		newRenderCommand(),
+		newImagesCommand(),
+		newChartsCommand(),
+		newArgoCDCommand(),
+		newConfigCommand(),
+		newExplainCommand(),
+		cli.NewVersionCommand("kalypsoctl", cli.ReadBuildInfo(version, commit)),
+		newCompletionCommand(),
+	)
+	cli.House(root, "0 done · 1 failed · 2 wrong usage or settings · 130 interrupted")
+	return root
+}

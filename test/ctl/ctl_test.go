@@ -1,0 +1,92 @@
+// Package ctl is the contract of kalypsoctl's command line: what is typed, what
+// is printed, and the exit code. Each testdata/*.txtar runs the program itself,
+// built once, in a directory of its own. $CHARTS is a folder of packaged charts
+// that stand in for the upstream ones: same names and versions, little in them.
+//
+// "go test ./test/ctl -update" rewrites the expected output inside the scripts;
+// read the diff.
+package ctl
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chartutil"
+
+	"github.com/kalypso-dev/kalypso/charts"
+	"github.com/kalypso-dev/kalypso/deploy/component"
+	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/test/internal/script"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(script.Main(m, "kalypsoctl", "../../cmd/kalypsoctl", func() error { return standIns(chartsDir()) }))
+}
+
+var update = flag.Bool("update", false, "rewrite the expected output in testdata/*.txtar")
+
+func chartsDir() string { return filepath.Join(script.Dir(), "charts") }
+
+func TestScripts(t *testing.T) {
+	params := script.Params(*update)
+	setup := params.Setup
+	params.Setup = func(env *testscript.Env) error {
+		env.Setenv("CHARTS", chartsDir())
+		return setup(env)
+	}
+	testscript.Run(t, params)
+}
+
+// standIns packages a chart in place of each that ours depend on.
+func standIns(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, c := range component.All() {
+		fsys, err := charts.Open(c.Chart)
+		if err != nil {
+			return err
+		}
+		ours, err := helm.Open(fsys)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", c.Chart, err)
+		}
+		for _, d := range ours.Dependencies(nil) {
+			if _, err := chartutil.Save(standIn(d), dir); err != nil {
+				return fmt.Errorf("package a stand-in for %s: %w", d, err)
+			}
+		}
+	}
+	return nil
+}
+
+func standIn(d helm.Dependency) *chart.Chart {
+	file := func(name, text string) *chart.File { return &chart.File{Name: name, Data: []byte(text)} }
+	return &chart.Chart{
+		Metadata: &chart.Metadata{APIVersion: chart.APIVersionV2, Name: d.Name, Version: d.Version},
+		Files:    []*chart.File{file("crds/crd.yaml", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: "+d.Name+"s.example.org}\n")},
+		Templates: []*chart.File{
+			file("templates/objects.yaml", `apiVersion: v1
+kind: Service
+metadata: {name: {{ .Release.Name }}, namespace: {{ .Release.Namespace }}}
+spec: {replicas: {{ .Values.replicas | default 1 }}, kube: {{ .Capabilities.KubeVersion.Version }}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: {{ .Release.Name }}:0}
+spec: {containers: [{image: "example.org/{{ .Chart.Name }}:{{ .Chart.Version }}"}]}
+`),
+			file("templates/hook.yaml", `apiVersion: batch/v1
+kind: Job
+metadata: {name: ready, annotations: {helm.sh/hook: post-install}}
+spec: {template: {spec: {containers: [{image: example.org/hook:1}]}}}
+`),
+		},
+	}
+}
