@@ -152,7 +152,7 @@ func nextSteps(out io.Writer, c *config.Config, o argocd.Options, files argocd.F
 		where += ", folder " + o.Path
 	}
 	w := bufio.NewWriter(out)
-	fmt.Fprintf(w, "%d files of %d components in %s\n\n1. commit them to %s\n", len(files), len(c.Components()), dir, where)
+	fmt.Fprintf(w, "%s of %s in %s\n\n1. commit them to %s\n", count(len(files), "file"), count(len(c.Components()), "component"), dir, where)
 	if len(secrets) > 0 {
 		fmt.Fprintln(w, "2. make these Secrets, which no chart holds (the values of S3 are the same everywhere)")
 		if err := term.For(out, os.Getenv).Table(w, []string{"  namespace", "secret", "keys"}, secrets); err != nil {

@@ -194,7 +194,7 @@ func pull(cmd *cobra.Command, deps []helm.Dependency, dir string) error {
 		return err
 	}
 	if failed == nil {
-		_, failed = fmt.Fprintf(out, "%d charts in %s, %d of them new\n", len(deps), dir, len(deps)-kept)
+		_, failed = fmt.Fprintf(out, "%s in %s, %d of them new\n", count(len(deps), "chart"), dir, len(deps)-kept)
 	}
 	if failed != nil {
 		return fmt.Errorf("print the charts: %w", failed)

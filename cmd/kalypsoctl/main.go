@@ -7,7 +7,11 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"log"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +26,8 @@ var (
 )
 
 func main() {
+	log.SetFlags(0)
+	log.SetOutput(&warnings{w: os.Stderr, said: map[string]bool{}})
 	os.Exit(cli.Run(newRootCommand(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -42,4 +48,30 @@ func newRootCommand() *cobra.Command {
 	)
 	cli.House(root, "0 done · 1 failed · 2 wrong usage or settings · 130 interrupted")
 	return root
+}
+
+// warnings prints what Helm's libraries log, as people can read it: they repeat
+// themselves, and print all values of a chart where one has a wrong type.
+type warnings struct {
+	w    io.Writer
+	said map[string]bool
+}
+
+// warningLimit is about two lines of a terminal.
+const warningLimit = 160
+
+// Write prints one message, once.
+func (w *warnings) Write(message []byte) (int, error) {
+	text, _, _ := strings.Cut(strings.TrimSpace(string(message)), "\n")
+	if head, rest, ok := strings.Cut(text, ":"); ok && strings.EqualFold(head, "warning") {
+		text = strings.TrimSpace(rest)
+	}
+	if runes := []rune(text); len(runes) > warningLimit {
+		text = string(runes[:warningLimit]) + "…"
+	}
+	if !w.said[text] {
+		w.said[text] = true
+		_, _ = fmt.Fprintf(w.w, "warning: %s\n", text)
+	}
+	return len(message), nil
 }

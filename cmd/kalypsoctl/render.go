@@ -101,6 +101,6 @@ func summary(out io.Writer, all []rendered, dir string) error {
 	if err := term.For(out, os.Getenv).Table(out, []string{"component", "namespace", "objects", "crds", "hooks"}, rows); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\n%d objects of %d components in %s\n", objects, len(all), dir)
+	_, err := fmt.Fprintf(out, "\n%s of %s in %s\n", count(objects, "object"), count(len(all), "component"), dir)
 	return err
 }

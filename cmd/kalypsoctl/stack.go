@@ -111,6 +111,9 @@ func (f *renderFlags) render(cmd *cobra.Command, names []string) ([]rendered, er
 	if err != nil {
 		return nil, err
 	}
+	if err := helm.CheckKubeVersion(f.kubeVersion); err != nil {
+		return nil, cli.Wrong(err)
+	}
 	archives, err := openArchives(f.charts)
 	if err != nil {
 		return nil, err
@@ -157,4 +160,12 @@ func archivesDir(flag string) (string, error) {
 		return "", &profiler.Fault{What: "there is no folder for packaged charts", Why: err, Fix: "--charts DIR names one"}
 	}
 	return filepath.Join(cache, "kalypso", "charts"), nil
+}
+
+// count is a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

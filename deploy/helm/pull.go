@@ -208,8 +208,12 @@ func (p *puller) request(ctx context.Context, address string) ([]byte, error) {
 }
 
 // withoutURL drops the address from an error of the client: the message around
-// it has it.
+// it has it. What took too long is said in words.
 func withoutURL(err error) error {
+	var timeout interface{ Timeout() bool }
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		return fmt.Errorf("there is no whole answer after %s", requestLimit)
+	}
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		return wrapped.Err

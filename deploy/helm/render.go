@@ -135,6 +135,12 @@ func tidy(err error) error {
 	return errors.New(blanks.ReplaceAllString(strings.TrimSpace(err.Error()), " "))
 }
 
+// CheckKubeVersion says whether charts can be rendered for a version.
+func CheckKubeVersion(version string) error {
+	_, err := capabilities(version)
+	return err
+}
+
 func capabilities(version string) (*chartutil.Capabilities, error) {
 	if version == "" {
 		version = DefaultKubeVersion

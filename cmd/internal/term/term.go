@@ -1,5 +1,5 @@
-// Package term knows what a terminal can show: which characters, which
-// colours, how wide. Verbs ask it in place of looking at variables and file
+// Package term knows what a terminal can show: which characters, and
+// whether colours. Verbs ask it in place of looking at variables and file
 // descriptors themselves. It prints tables and knows nothing of what is in
 // them.
 package term
@@ -14,27 +14,18 @@ import (
 
 // Style says what may be written to an output.
 type Style struct {
-	Live   bool // lines may be written over: a person looks at it
 	Colour bool // never the only signal
 	ASCII  bool // glyphs have twins that every terminal shows
-	Width  int  // columns; 0 where the output has no width
 }
 
-// For gives the style of an output. In a pipe and in CI (CI=true) nothing is
-// written over; NO_COLOR and TERM=dumb mean what they mean everywhere.
+// For gives the style of an output. A pipe has no colour; NO_COLOR and TERM=dumb
+// mean what they mean everywhere.
 func For(w io.Writer, getenv func(string) string) Style {
-	s := Style{ASCII: ASCII(getenv)}
 	file, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(file.Fd())) {
-		return s
+	return Style{
+		Colour: ok && term.IsTerminal(int(file.Fd())) && getenv("NO_COLOR") == "" && getenv("TERM") != "dumb",
+		ASCII:  ASCII(getenv),
 	}
-	if columns, _, err := term.GetSize(int(file.Fd())); err == nil {
-		s.Width = columns
-	}
-	plain := getenv("TERM") == "dumb"
-	s.Live = !plain && getenv("CI") == ""
-	s.Colour = !plain && getenv("NO_COLOR") == ""
-	return s
 }
 
 // ASCII says whether the terminal is known not to show other characters.

@@ -9,6 +9,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -127,6 +128,11 @@ func (p *part) check(l layer) error {
 	keys := append(p.chart.Keys(), enabledKey)
 	for _, key := range sorted(l.values) {
 		if slices.Contains(keys, key) {
+			_, holds := p.chart.Defaults[key].(helm.Values)
+			if _, held := l.values[key].(helm.Values); holds && !held {
+				path := p.Name + "." + key
+				return &profiler.Fault{What: fmt.Sprintf("%s: %s cannot be %v", l.place(path), path, l.values[key]), Why: errors.New("it holds values"), Fix: "kalypsoctl config show " + p.Name + "     prints all of them"}
+			}
 			continue
 		}
 		f := &profiler.Fault{What: fmt.Sprintf("%s: %s has no value %q", l.place(p.Name+"."+key), p.Name, key), Fix: "kalypsoctl config show " + p.Name + "     prints all values"}
