@@ -131,6 +131,9 @@ func TestRenderTwice(t *testing.T) {
 func checkObjects(t *testing.T, objects []object) {
 	t.Helper()
 	for _, o := range objects {
+		if err := unknownField(o); err != nil {
+			t.Errorf("%v: %v", o, err)
+		}
 		for _, c := range containers(o) {
 			if why := forbiddenImage(text(c, "image")); why != "" {
 				t.Errorf("%v runs %s: %s", o, text(c, "image"), why)
