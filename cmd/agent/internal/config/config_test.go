@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/pipeline"
@@ -300,9 +301,14 @@ func TestYAMLIsStrict(t *testing.T) {
 func TestFilesThatCannotBeRead(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "agent.yaml")
 	large := written(t, "# "+strings.Repeat("x", fileLimit))
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct{ name, path, want string }{
 		{"no file", missing, "error: cannot read the settings in agent.yaml\ncause: no such file or directory\nfix:   --config FILE names another file\n"},
 		{"a folder", t.TempDir(), "cause: is a directory\n"},
+		{"a pipe that nobody writes to", pipe, "cause: it is no regular file\n"},
 		{"a large file", large, "cause: it has more than 1048576 bytes\n"},
 	}
 	for _, tt := range tests {

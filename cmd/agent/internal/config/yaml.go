@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/input"
 	"github.com/kalypso-dev/kalypso/cmd/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
@@ -21,30 +20,11 @@ const fileLimit = 1 << 20
 
 // readFile takes the settings of a YAML file.
 func readFile(c *Config, table []setting, path string) error {
-	data, err := readLimited(path)
+	data, err := input.Read(path, fileLimit)
 	if err != nil {
 		return &profiler.Fault{What: "cannot read the settings in " + path, Why: err, Fix: "--config FILE names another file"}
 	}
 	return readYAML(c, table, path, data)
-}
-
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err == nil {
-		defer func() { _ = f.Close() }() // only read from
-		var data []byte
-		if data, err = io.ReadAll(io.LimitReader(f, fileLimit+1)); err == nil && len(data) > fileLimit {
-			err = fmt.Errorf("it has more than %d bytes", fileLimit)
-		}
-		if err == nil {
-			return data, nil
-		}
-	}
-	var withPath *fs.PathError
-	if errors.As(err, &withPath) {
-		err = withPath.Err
-	}
-	return nil, err
 }
 
 // yamlLine is how the YAML library begins its messages.

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"regexp"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/input"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
@@ -33,7 +32,7 @@ var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?`)
 // component that differs from it.
 func readFile(path string, names []string) (document, error) {
 	doc := document{components: map[string]helm.Values{}, places: map[string]string{}}
-	data, err := readLimited(path)
+	data, err := input.Read(path, fileLimit)
 	if err != nil {
 		return doc, &profiler.Fault{What: "cannot read " + path, Why: err, Fix: "-f FILE names another file"}
 	}
@@ -134,23 +133,4 @@ func (r *fileReader) put(path string, key *yaml.Node) error {
 	}
 	r.doc.places[path] = r.place(key)
 	return nil
-}
-
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err == nil {
-		defer func() { _ = f.Close() }() // only read from
-		var data []byte
-		if data, err = io.ReadAll(io.LimitReader(f, fileLimit+1)); err == nil && len(data) > fileLimit {
-			err = fmt.Errorf("it has more than %d bytes", fileLimit)
-		}
-		if err == nil {
-			return data, nil
-		}
-	}
-	var withPath *fs.PathError
-	if errors.As(err, &withPath) {
-		err = withPath.Err
-	}
-	return nil, err
 }
