@@ -112,14 +112,16 @@ func argoFiles(c *config.Config, o argocd.Options, mode string) (argocd.Files, e
 }
 
 func writeArgo(cmd *cobra.Command, c *config.Config, o argocd.Options, files argocd.Files, dir string) error {
-	out := cmd.OutOrStdout()
+	if dir != "" {
+		if err := tree.Write(dir, tree.Files(files)); err != nil {
+			return err
+		}
+	}
 	var err error
-	if dir == "" {
-		err = printObjects(out, files)
-	} else if err := tree.Write(dir, tree.Files(files)); err != nil {
-		return err
-	} else {
+	if out := cmd.OutOrStdout(); dir != "" {
 		err = nextSteps(out, c, o, files, dir)
+	} else {
+		err = printObjects(out, files)
 	}
 	if err != nil {
 		return fmt.Errorf("print the objects: %w", err)
