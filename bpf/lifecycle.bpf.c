@@ -14,6 +14,7 @@
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(klp_on_fork, struct task_struct *parent, struct task_struct *child)
 {
+	__u64 began = bpf_ktime_get_ns();
 	__u32 pid = klp_pid(child), from = klp_pid(parent);
 	struct klp_process *process;
 
@@ -32,21 +33,25 @@ int BPF_PROG(klp_on_fork, struct task_struct *parent, struct task_struct *child)
 		/* No room is no loss: the child's first sample comes as a copy. */
 		bpf_map_update_elem(&processes, &pid, &copy, BPF_ANY);
 	}
+	klp_ran_since(began);
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(klp_on_exec, struct task_struct *task)
 {
+	__u64 began = bpf_ktime_get_ns();
 	__u32 pid = klp_pid(task);
 
 	bpf_map_delete_elem(&processes, &pid);
+	klp_ran_since(began);
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(klp_on_exit, struct task_struct *task)
 {
+	__u64 began = bpf_ktime_get_ns();
 	__u32 pid = klp_pid(task);
 
 	/* do_exit() counts the thread off before it comes here. */
@@ -54,5 +59,6 @@ int BPF_PROG(klp_on_exit, struct task_struct *task)
 		return 0;
 	bpf_map_delete_elem(&processes, &pid);
 	bpf_map_delete_elem(&targets, &pid);
+	klp_ran_since(began);
 	return 0;
 }

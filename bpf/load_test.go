@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -192,6 +193,30 @@ func TestSetFrequency(t *testing.T) {
 		if got < 0.7*want || got > 1.3*want {
 			t.Errorf("%.0f samples in %s of CPU time at %d Hz, want about %.0f", got, cpu, hz, want)
 		}
+	}
+}
+
+// TestLifecycleIsTimed: what processes that come and go cost is counted too.
+func TestLifecycleIsTimed(t *testing.T) {
+	k := load(t, bpf.Config{})
+	before, err := k.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		if err := exec.Command("/bin/true").Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, err := k.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Duration(after.RunNs - before.RunNs); took <= 0 || took > 20*time.Millisecond {
+		t.Errorf("20 processes took %s of the programs' time", took)
+	}
+	if after.Samples != 0 {
+		t.Errorf("%d samples without a perf event", after.Samples)
 	}
 }
 

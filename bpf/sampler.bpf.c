@@ -127,14 +127,10 @@ skipped:
 	return 0;
 }
 
-/*
- * The last thing done for a sample. Unlike the kernel's own statistics of
- * programs this is always on and takes no privilege: the agent's CPU budget
- * counts it.
- */
+/* The last thing done for a sample. */
 static __always_inline void klp_account(const struct klp_walk *w)
 {
-	klp_count_by(KLP_COUNT_RUN_NS, bpf_ktime_get_ns() - w->stack.header.ktime_ns);
+	klp_ran_since(w->stack.header.ktime_ns);
 }
 
 /* After the walk: send the stack, or the copy if tables were missing. */
@@ -169,6 +165,7 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	__s32 syscall = -1;
 	__u64 hash = 0, *words;
 	struct pt_regs *regs;
+	__u64 began = bpf_ktime_get_ns();
 	int from_user = klp_in_user(ctx);
 
 	tid = klp_tid(task);
@@ -187,7 +184,7 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	header->flags = 0;
 	header->pid = pid;
 	header->tid = tid;
-	header->ktime_ns = bpf_ktime_get_ns();
+	header->ktime_ns = began;
 	BPF_CORE_READ_STR_INTO(&header->comm, task, group_leader, comm);
 	bpf_get_current_comm(header->thread, sizeof(header->thread));
 	words = (__u64 *)header->comm;

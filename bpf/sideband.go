@@ -49,9 +49,10 @@ type ProcessEvent struct {
 	Path               string
 }
 
-// ringPages are the data pages of one CPU's ring: 128 KiB, which stays under
-// the 516 KiB per CPU that any user may lock (kernel.perf_event_mlock_kb).
-const ringPages = 32
+// ringPages are the data pages of one CPU's ring: 256 KiB, some 200 processes
+// from fork to exit, which stays under the 516 KiB per CPU that any user may
+// lock (kernel.perf_event_mlock_kb).
+const ringPages = 64
 
 type ring struct {
 	fd   int

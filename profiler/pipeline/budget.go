@@ -23,7 +23,7 @@ const (
 	oweSeconds    = 30  // of the limit: what is paid back; starting the agent takes less
 	payBack       = 0.7 // of the limit may be spent while something is owed
 	raiseTo       = 0.9 // of the limit may be expected of a higher rate
-	maxFall       = 4   // times lower at once
+	maxFall       = 2   // times lower at once: what costs now may be over in a moment
 	maxRise       = 2   // times higher at once
 )
 
@@ -108,6 +108,11 @@ func (b *cpuBudget) reset(limit float64, base int) {
 	if b.limit == limit && b.base == base {
 		return
 	}
-	b.limit, b.base, b.bank = limit, base, 0
-	b.change(base)
+	b.limit, b.base, b.bank = limit, base, min(b.bank, 0)
+	if limit <= 0 {
+		b.bank = 0
+		b.change(base)
+		return
+	}
+	b.change(min(base, b.rate)) // it rises again by steps
 }

@@ -52,6 +52,7 @@ type memory struct {
 	limit    int64 // of the Go heap
 	lookups  int
 	trims    atomic.Uint64
+	steps    uint64 // changes of pressure
 	samples  [2]metrics.Sample
 }
 
@@ -62,6 +63,7 @@ type MemoryStats struct {
 	Names, Locations        int64  // what is known of files; what addresses are called
 	Window                  int64  // samples that are not named yet
 	Pressure                int    // how many things are given up; see memory
+	Steps                   uint64 // changes of Pressure
 	Trims                   uint64 // files that had to let go of what they can read again
 	LocationEvictions       uint64
 	PerfMaps, PerfMapsBytes int64
@@ -177,7 +179,7 @@ func (m *memory) adjust(now time.Time) {
 	st := MemoryStats{
 		Budget: budget, Resident: resident, Maps: m.maps, GoLimit: m.limit,
 		Names: int64(s.table.NameBytes()), Locations: int64(s.symbols.Bytes()), Window: int64(s.collector.Bytes()),
-		Pressure: int(m.pressure.Load()), Trims: m.trims.Load(), LocationEvictions: s.symbols.Evictions(),
+		Pressure: int(m.pressure.Load()), Steps: m.steps, Trims: m.trims.Load(), LocationEvictions: s.symbols.Evictions(),
 	}
 	st.PerfMaps, st.PerfMapsBytes = s.perfMaps.size()
 	s.count(func(all *ServiceStats) { all.Memory = st })
@@ -232,6 +234,7 @@ func (m *memory) step(now time.Time, level int32, used int64) {
 	up := level > m.pressure.Load()
 	m.pressure.Store(level)
 	m.changed = now
+	m.steps++
 	m.service.cfg.Log.Warn("memory budget", "used", used, "budget", m.budget.Load(), "given up", given[level])
 	m.resize()
 	if up {

@@ -125,6 +125,11 @@ type Service struct {
 	quality profiler.Quality // of all profiles so far
 
 	ticks struct{ loop, sampler, naming func() }
+
+	// Questions that are being answered, and whether one was since the last
+	// second: see Working.
+	working atomic.Int64
+	worked  atomic.Bool
 }
 
 // segment is one that is to be named.
@@ -308,6 +313,27 @@ func (s *Service) cut(last bool) bool {
 	return true
 }
 
+// samplerGone says that no cut will succeed any more.
+func (s *Service) samplerGone() bool {
+	select {
+	case <-s.sampler.Ended():
+		return true
+	default:
+		return false
+	}
+}
+
+// Working says that the agent works for somebody who asks it something, until
+// done is called. What that costs is reported with the rest, but does not steer
+// the sampling rate: to look at a profile must not cost the samples of the next.
+func (s *Service) Working() (done func()) {
+	s.working.Add(1)
+	return func() {
+		s.worked.Store(true)
+		s.working.Add(-1)
+	}
+}
+
 // hand hands a window on to be named.
 func (s *Service) hand(w *aggregate.Window, last bool) {
 	now := time.Now()
@@ -344,6 +370,10 @@ func (s *Service) keepToBudget() {
 	s.count(func(st *ServiceStats) {
 		st.CPUShare, st.CPUBudget, st.AgentCPU, st.BPFTime = share, s.budget.limit, now.agent, now.bpf
 	})
+	// In a second with answers in it, the rest is taken to have kept to the limit.
+	if worked := s.worked.Swap(false); worked || s.working.Load() > 0 {
+		share = min(share, s.budget.limit)
+	}
 	rate := s.memory.rate(s.budget.observe(share))
 	if s.override > 0 {
 		rate = s.override
@@ -405,9 +435,7 @@ func (s *Service) Apply(ctx context.Context, set Settings) error {
 		s.who.relabel(set.ServiceName, set.Labels)
 		s.budget.reset(set.CPUBudget, set.Frequency)
 		s.memory.reset(set.MemoryBudget)
-		if s.override == 0 {
-			s.setRate(s.budget.rate)
-		}
+		s.setOverride()
 	})
 }
 

@@ -57,27 +57,41 @@ func (x *identities) see(pid profiler.PID, comm string) {
 	if !gone {
 		cgroup, _ = workload.CgroupOf(pid) // gone meanwhile: the parent's
 	}
-	var parent profiler.PID
-	if cgroup == "" {
-		parent = x.parent(pid)
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	key := processKey{pid, comm}
-	if cgroup == "" && exe == "" {
-		if x.processes[key] != nil {
-			return // what was read in an earlier window holds
-		}
+	if cgroup == "" && exe == "" && x.processes[key] != nil {
+		return // what was read in an earlier window holds
 	}
 	if cgroup == "" {
-		if p := x.byPID[pid]; p != nil {
-			cgroup = p.cgroup // before its exec
-		} else if p := x.byPID[parent]; p != nil {
-			cgroup = p.cgroup
-		}
+		cgroup = x.cgroupOfKin(pid)
 	}
 	id := &identity{exe, cgroup, kernel}
 	x.processes[key], x.byPID[pid] = id, id
+}
+
+// kin is how many generations are asked. A shell's pipeline may have ended two
+// before the process that is looked for was met.
+const kin = 4
+
+// cgroupOfKin is the cgroup that a process which cannot be asked any more was in:
+// its own from before its exec, or that of the nearest ancestor that is known or
+// can be asked. x.mu is held.
+func (x *identities) cgroupOfKin(pid profiler.PID) string {
+	for range kin {
+		if p := x.byPID[pid]; p != nil && p.cgroup != "" {
+			return p.cgroup
+		}
+		if pid = x.parent(pid); pid == 0 {
+			return ""
+		}
+		if p := x.byPID[pid]; p == nil {
+			if cgroup, err := workload.CgroupOf(pid); err == nil {
+				return cgroup
+			}
+		}
+	}
+	return ""
 }
 
 // of gives what is known of a process.
@@ -86,10 +100,7 @@ func (x *identities) of(pid profiler.PID, comm string) seen {
 	defer x.mu.Unlock()
 	id := x.processes[processKey{pid, comm}]
 	if id == nil {
-		id = &identity{}
-		if other := x.byPID[pid]; other != nil {
-			id.cgroup = other.cgroup
-		}
+		id = &identity{cgroup: x.cgroupOfKin(pid)}
 	}
 	return seen{id.exe, id.cgroup, x.workload(id, comm)}
 }
@@ -125,7 +136,7 @@ func (x *identities) relabel(service string, labels []profiler.Attribute) {
 func (x *identities) workload(p *identity, comm string) *profiler.Workload {
 	id := workload.Identify(p.cgroup)
 	program := filepath.Base(strings.TrimSuffix(p.exe, " (deleted)"))
-	if p.exe == "" {
+	if p.exe == "" || strings.HasPrefix(p.exe, "/memfd:") { // whose names are made up for each run
 		program = comm
 	}
 	name := id.Service()

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
 func newTestIdentities(service string, labels ...profiler.Attribute) *identities {
@@ -49,6 +50,10 @@ func TestWorkloadAttributes(t *testing.T) {
 		{
 			"a name with control characters", newTestIdentities(""), identity{}, "a\x1b[2J",
 			map[string]string{"service.name": profiler.Printable("a\x1b[2J"), "process.executable.name": profiler.Printable("a\x1b[2J"), "host.name": "box"},
+		},
+		{
+			"a program in memory only, whose name is made up for each run", newTestIdentities(""), identity{exe: "/memfd:sealed-9117 (deleted)", cgroup: "/"}, "runner",
+			map[string]string{"service.name": "runner", "process.executable.name": "runner", "host.name": "box"},
 		},
 		{
 			"the host's processes under one name", newTestIdentities("node"), identity{exe: "/bin/sh", cgroup: "/"}, "sh",
@@ -117,6 +122,34 @@ func TestIdentityOfTheGone(t *testing.T) {
 	x.end(nil)
 	if len(x.processes) != 1 || len(x.byPID) != 1 {
 		t.Errorf("%d processes are left, want this one", len(x.processes))
+	}
+}
+
+// TestIdentityByAskingKin: a parent that was never sampled is asked in /proc, and
+// a grandparent where the parent is gone too.
+func TestIdentityByAskingKin(t *testing.T) {
+	own := profiler.PID(os.Getpid())
+	want, err := workload.CgroupOf(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const child, middle = 1 << 22, 1<<22 + 1 // above pid_max's default: gone
+	for name, parents := range map[string]map[profiler.PID]profiler.PID{
+		"parent":      {child: own},
+		"grandparent": {child: middle, middle: own},
+	} {
+		x := newIdentities("box", "", nil, func(pid profiler.PID) profiler.PID { return parents[pid] })
+		if got := x.of(child, "unmet"); got.cgroup != want {
+			t.Errorf("%s: a process that was never met is in %q, want %q", name, got.cgroup, want)
+		}
+		x.see(child, "child")
+		if got := x.of(child, "child"); got.cgroup != want {
+			t.Errorf("%s: a process that is gone is in %q, want %q", name, got.cgroup, want)
+		}
+	}
+	endless := newIdentities("box", "", nil, func(pid profiler.PID) profiler.PID { return child })
+	if got := endless.of(child, "loop"); got.cgroup != "" {
+		t.Errorf("its own ancestor is in %q", got.cgroup)
 	}
 }
 

@@ -218,6 +218,9 @@ func (t *Table) sync() error {
 		}
 	}
 	if lost := t.events.Lost(); lost != t.eventsLost {
+		if t.Failed != nil {
+			t.Failed(fmt.Errorf("%d process events were lost: mappings are read from /proc again", lost-t.eventsLost))
+		}
 		t.eventsLost = lost
 		for _, p := range t.processes {
 			p.known = false // read /proc again at the next sample

@@ -137,18 +137,27 @@ func (s *Sampler) Cut(fn func()) error {
 	s.cutting.Lock()
 	defer s.cutting.Unlock()
 	c := cut{fn, make(chan error, 1)}
-	s.cuts <- c
-	// The reader may be waiting for the ring buffer to fill.
-	if err := s.Kernel.Flush(); err != nil {
-		return fmt.Errorf("cut the stream of samples: %w", err)
+	select {
+	case s.cuts <- c:
+	case <-s.ended:
+		return ErrEnded
 	}
+	// The reader may be waiting for the ring buffer to fill. If it cannot be
+	// woken it comes by itself, a moment later.
+	flushed := s.Kernel.Flush()
 	select {
 	case err := <-c.done:
 		return err
 	case <-s.ended:
+		if flushed != nil {
+			return fmt.Errorf("cut the stream of samples: %w", errors.Join(ErrEnded, flushed))
+		}
 		return ErrEnded
 	}
 }
+
+// Ended is closed when nothing is read any more.
+func (s *Sampler) Ended() <-chan struct{} { return s.ended }
 
 // cut does what waits to be done.
 func (s *Sampler) cut() {
@@ -178,6 +187,7 @@ func (s *Sampler) read(ctx context.Context) error {
 				return s.drain()
 			}
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			s.cut()
 			if ctx.Err() != nil {
 				return s.drain()
 			}

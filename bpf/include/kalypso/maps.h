@@ -101,6 +101,16 @@ static __always_inline void klp_count_by(__u32 counter, __u64 by)
 		*n += by;
 }
 
+/*
+ * Counts the time that a program ran. Unlike the kernel's own statistics of
+ * programs this is always on and takes no privilege: the agent's CPU budget
+ * counts it.
+ */
+static __always_inline void klp_ran_since(__u64 began)
+{
+	klp_count_by(KLP_COUNT_RUN_NS, bpf_ktime_get_ns() - began);
+}
+
 static __always_inline struct klp_mapping *klp_mapping_at(__u32 i)
 {
 	return bpf_map_lookup_elem(&mappings, &i);
