@@ -225,14 +225,32 @@ func (d *daemon) reload(ctx context.Context) {
 			return
 		case <-d.Hangup:
 		}
-		if err := d.apply(ctx); err != nil {
+		if err := d.apply(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("settings are not reloaded; what was in force stays so", "reason", err)
 		}
 	}
 }
 
+// readAnew reads the settings. A file system that does not answer holds up the
+// reading and not the end of the agent, which leaves the reader behind.
+func (d *daemon) readAnew(ctx context.Context) (*config.Config, error) {
+	done := make(chan struct{})
+	var read *config.Config
+	var wrong error
+	go func() {
+		defer close(done)
+		read, wrong = d.Reload()
+	}()
+	select {
+	case <-done:
+		return read, wrong
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 func (d *daemon) apply(ctx context.Context) error {
-	fresh, err := d.Reload()
+	fresh, err := d.readAnew(ctx)
 	if err != nil {
 		return err
 	}
