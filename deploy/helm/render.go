@@ -76,7 +76,6 @@ func Render(c *Chart, archives *Archives, r Release, values Values) (*Manifests,
 	if err != nil {
 		return nil, err
 	}
-	values = Merge(values) // Helm changes what it is given
 	if err := chartutil.ProcessDependenciesWithMerge(loaded, values); err != nil {
 		return nil, c.fault(r, err)
 	}
