@@ -18,7 +18,7 @@ func Metrics(own *pipeline.Metrics, outlets []*outlet) []telemetry.Metric {
 			Read: func(observe telemetry.Observe) {
 				for _, o := range outlets {
 					st := o.spool.Stats()
-					observe(read(o, &st), o.kind)
+					observe(read(o, &st), o.name)
 				}
 			},
 		})
