@@ -85,7 +85,7 @@ func TestCloseInTheMiddleOfASend(t *testing.T) {
 			if dir != "" && (err != nil || took != 6*time.Second || attempts != 2 || st.Disk.Requests != 2) {
 				t.Errorf("%v after %s and %d attempts: %+v", err, took, attempts, st)
 			}
-			if dir == "" && (err == nil || took != 10*time.Second || attempts != 4 || st.Evicted.Requests != 1) {
+			if dir == "" && (err == nil || took != 10*time.Second || attempts != 4 || st.Lost.Requests != 1) {
 				t.Errorf("%v after %s and %d attempts: %+v", err, took, attempts, st)
 			}
 		})
@@ -147,16 +147,20 @@ func TestCloseInTheMiddleOfASend(t *testing.T) {
 
 func TestCloseSaysWhatIsLostForWantOfAFolder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		log, text := logTo(t)
 		b := &backend{answer: func(context.Context, int, *exporter.Request) (exporter.Receipt, error) {
 			return exporter.Receipt{}, errAway
 		}}
-		s := open(t, Config{Sender: b})
+		s := open(t, Config{Sender: b, Log: log})
 		put(t, s, 0, 1)
 		if err := s.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "2001 samples in 2 requests") {
 			t.Errorf("got %v", err)
 		}
-		if st := balance(t, s, b); st.Evicted != (Count{2, 2001}) || len(b.attempts()) != 1 {
+		if st := balance(t, s, b); st.Lost != (Count{2, 2001}) || st.Evicted != (Count{}) || len(b.attempts()) != 1 {
 			t.Errorf("%+v", st)
+		}
+		if n, m := text.count("samples=2001 reason=\"there is no folder\""), text.count("no room in the spool"); n != 1 || m != 0 {
+			t.Errorf("said %d times what is lost, and %d times that there is no room", n, m)
 		}
 	})
 }

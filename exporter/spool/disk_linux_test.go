@@ -197,6 +197,25 @@ func TestReadOnlyDisk(t *testing.T) {
 			t.Errorf("left: %v", left)
 		}
 	})
+	t.Run("from some moment on until the end", func(t *testing.T) {
+		dir := t.TempDir()
+		mountTmpfs(t, dir, "size=256k")
+		b, _ := switched()
+		log, text := logTo(t)
+		s := open(t, Config{Sender: b, Dir: dir, Log: log})
+		put(t, s, 0, 1)
+		remount(t, dir, unix.MS_RDONLY)
+		lost := put(t, s, 2)
+		if err := s.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "1002 samples in 1 requests") {
+			t.Errorf("got %v", err)
+		}
+		if st := balance(t, s, b); st.Lost != (Count{1, lost}) || st.Evicted.Requests != 0 || st.Disk.Requests != 2 {
+			t.Errorf("%+v", st)
+		}
+		if n, m := text.count("no folder took them"), text.count("no room in the spool"); n != 1 || m != 0 {
+			t.Errorf("said %d times what is lost, and %d times that there is no room", n, m)
+		}
+	})
 	t.Run("at the start", func(t *testing.T) {
 		dir := t.TempDir()
 		mountTmpfs(t, dir, "size=256k")

@@ -242,7 +242,7 @@ func balance(t *testing.T, s *Spool, b *backend) Stats {
 	in := st.Put
 	in.add(st.Recovered)
 	var out Count
-	for _, n := range []Count{st.Delivered, st.PartlyAccepted, st.Refused, st.Expired, st.Evicted, st.Unreadable} {
+	for _, n := range []Count{st.Delivered, st.PartlyAccepted, st.Refused, st.Expired, st.Evicted, st.Unreadable, st.Lost} {
 		out.add(n)
 	}
 	for _, h := range []Held{st.Disk, st.Memory} {

@@ -45,8 +45,8 @@ func (b Backend) String() string {
 
 // Stats is what a spool did since it was opened, and what it holds. Every
 // sample is in one place: Put and Recovered together are what Delivered,
-// PartlyAccepted, Refused, Expired, Evicted, Unreadable, Disk and Memory are
-// together.
+// PartlyAccepted, Refused, Expired, Evicted, Unreadable, Lost, Disk and Memory
+// are together.
 type Stats struct {
 	Put       Count // taken by Put
 	Recovered Count // found in the folder, left there by an earlier run
@@ -57,6 +57,7 @@ type Stats struct {
 	Expired        Count // older than the backend accepts
 	Evicted        Count // dropped, oldest first, because there was no room
 	Unreadable     Count // damaged or lost files; samples of those with a sound header only
+	Lost           Count // in memory when the spool was closed: no backend and no folder took them
 
 	Disk   Held      // waiting in the folder
 	Memory Held      // waiting in memory

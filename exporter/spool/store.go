@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"slices"
@@ -346,14 +347,21 @@ func (s *Spool) diskWorks() {
 	}
 }
 
-// loseMemory drops what no folder took.
+// loseMemory ends what no folder took.
 func (s *Spool) loseMemory() Count {
-	var lost Count
 	for e := s.oldest(true); e != nil; e = s.oldest(true) {
-		lost.add(e.header.count())
-		s.evict(e)
+		s.discard(e, &s.stats.Lost)
 	}
-	return lost
+	st := s.Stats()
+	if st.Lost.Requests > 0 {
+		why := cmp.Or(st.DiskError, "it has no room")
+		if s.folder == nil {
+			why = "there is no folder"
+		}
+		s.cfg.Log.Error("requests in memory are lost with the end of the agent: no folder took them",
+			"requests", st.Lost.Requests, "samples", st.Lost.Samples, "reason", why)
+	}
+	return st.Lost
 }
 
 // keep makes the files that stay outlive a crash of the machine.

@@ -33,6 +33,7 @@ type export struct {
 	Expired        uint64 `json:"expired"`
 	Evicted        uint64 `json:"evicted"`
 	Unreadable     uint64 `json:"unreadable"`
+	Lost           uint64 `json:"lost"`
 	Waiting        uint64 `json:"waiting"`
 	Retries        uint64 `json:"retries"`
 }
@@ -58,13 +59,13 @@ func (n *totals) check(t *testing.T) {
 
 // ended is the samples that do not wait any more.
 func (o *export) ended() uint64 {
-	return o.Delivered + o.PartlyAccepted + o.Refused + o.Expired + o.Evicted + o.Unreadable
+	return o.Delivered + o.PartlyAccepted + o.Refused + o.Expired + o.Evicted + o.Unreadable + o.Lost
 }
 
 // lost is the samples that were taken and that no backend will have, though one
 // would take them.
 func (n *totals) lost() uint64 {
-	return n.Lost + n.OTLP.Dropped + n.OTLP.Expired + n.OTLP.Evicted + n.OTLP.Unreadable
+	return n.Lost + n.OTLP.Dropped + n.OTLP.Expired + n.OTLP.Evicted + n.OTLP.Unreadable + n.OTLP.Lost
 }
 
 // account holds the totals of runs, one after the other with the same spool,

@@ -52,6 +52,8 @@ func Metrics(own *pipeline.Metrics, outlets []*outlet) []telemetry.Metric {
 		func(_ *outlet, s *spool.Stats) float64 { return float64(s.Evicted.Samples) })
 	counter("kalypso_agent_export_samples_unreadable_total", samples, "Samples in files of the spool that were damaged; of files whose header is damaged too the number is not known.",
 		func(_ *outlet, s *spool.Stats) float64 { return float64(s.Unreadable.Samples) })
+	counter("kalypso_agent_export_samples_lost_total", samples, "Samples that were in memory when the agent ended, and that neither the backend nor a folder took.",
+		func(_ *outlet, s *spool.Stats) float64 { return float64(s.Lost.Samples) })
 	counter("kalypso_agent_export_samples_recovered_total", samples, "Samples that an earlier run of the agent left in the spool.",
 		func(_ *outlet, s *spool.Stats) float64 { return float64(s.Recovered.Samples) })
 	counter("kalypso_agent_export_retries_total", "{attempt}", "Attempts to send that failed and are made again.",

@@ -25,6 +25,6 @@ func (o *outlet) totals() slog.Attr {
 		"queued", st.Put.Samples, "dropped", o.dropped.Load(), "recovered", st.Recovered.Samples,
 		"delivered", st.Delivered.Samples, "partly_accepted", st.PartlyAccepted.Samples, "refused", st.Refused.Samples,
 		"expired", st.Expired.Samples, "evicted", st.Evicted.Samples, "unreadable", st.Unreadable.Samples,
-		"waiting", st.Disk.Samples+st.Memory.Samples, "retries", st.Retries,
+		"lost", st.Lost.Samples, "waiting", st.Disk.Samples+st.Memory.Samples, "retries", st.Retries,
 	)
 }
