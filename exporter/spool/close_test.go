@@ -145,6 +145,21 @@ func TestCloseInTheMiddleOfASend(t *testing.T) {
 	})
 }
 
+func TestCloseOfASpoolThatHeldNothingIsSilent(t *testing.T) {
+	log, text := logTo(t)
+	dir := t.TempDir()
+	drain(t, open(t, Config{Sender: &backend{}, Dir: dir, Log: log}))
+	if n := text.count("level="); n != 0 {
+		t.Errorf("%d lines in the log, want none", n)
+	}
+	s := open(t, Config{Sender: &backend{}, Dir: dir, Log: log})
+	put(t, s, 0)
+	drain(t, s)
+	if n := text.count("the spool is closed"); n != 1 {
+		t.Errorf("said %d times that a spool with a request is closed, want once", n)
+	}
+}
+
 func TestCloseSaysWhatIsLostForWantOfAFolder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, text := logTo(t)

@@ -244,7 +244,9 @@ func (s *Spool) Close(ctx context.Context) error {
 		s.folder.close()
 	}
 	st := s.Stats()
-	s.cfg.Log.Info("the spool is closed", "requests_left", st.Disk.Requests, "samples_left", st.Disk.Samples)
+	if st.Put.Requests+st.Recovered.Requests > 0 {
+		s.cfg.Log.Info("the spool is closed", "requests_left", st.Disk.Requests, "samples_left", st.Disk.Samples)
+	}
 	if lost.Requests > 0 {
 		return fmt.Errorf("close the spool: %d samples in %d requests were neither sent nor stored", lost.Samples, lost.Requests)
 	}

@@ -84,18 +84,18 @@ func Run(ctx context.Context, cfg Config) (err error) {
 // open makes everything, and starts nothing.
 func (d *daemon) open(ctx context.Context) error {
 	s := d.settings
+	var err error
+	if s.Listen.Address != "" { // first: it fails most often, where another agent runs
+		if d.listener, err = api.Listen(s.Listen.Address, s.Listen.AllowRemote); err != nil {
+			return err
+		}
+	}
 	for _, e := range s.Export {
 		o, err := d.newOutlet(e)
 		if err != nil {
 			return err
 		}
 		d.outlets = append(d.outlets, o)
-	}
-	var err error
-	if s.Listen.Address != "" {
-		if d.listener, err = api.Listen(s.Listen.Address, s.Listen.AllowRemote); err != nil {
-			return err
-		}
 	}
 	d.history = api.NewHistory(s.History, 0) // the service gives it its budget
 	d.service, err = pipeline.NewService(pipeline.ServiceConfig{

@@ -1,14 +1,18 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"testing/synctest"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
+	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
 )
 
@@ -42,4 +46,29 @@ func TestAReloadThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
 		}
 		close(answer)
 	})
+}
+
+// TestATakenAddressIsAllThatIsTold: a second agent on the machine leaves the log
+// empty and the folders as they are, and ends with the reason.
+func TestATakenAddressIsAllThatIsTold(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dir := filepath.Join(t.TempDir(), "profiles")
+	var log bytes.Buffer
+	err = Run(t.Context(), Config{Log: &log, Settings: &config.Config{
+		Export: []config.Export{{Kind: "file", Dir: dir}}, Listen: config.Listen{Address: l.Addr().String()},
+	}})
+	var fault *profiler.Fault
+	if !errors.As(err, &fault) {
+		t.Errorf("got the error %v, want a fault", err)
+	}
+	if log.Len() > 0 {
+		t.Errorf("the log has\n%s", &log)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the folder of profiles: %v, want none", err)
+	}
 }
