@@ -127,7 +127,7 @@ const (
 	maxConnections = 64
 	maxHeaderBytes = 16 << 10
 	readTimeout    = 5 * time.Second  // of a request's head
-	writeTimeout   = 30 * time.Second // of an answer, beside the time that is recorded
+	writeTimeout   = 30 * time.Second // of an answer, once it is made
 	idleTimeout    = time.Minute
 	endTimeout     = 2 * time.Second // for answers that are under way at the end
 )

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +52,7 @@ type server struct {
 	mux        *http.ServeMux
 	recordings chan struct{} // one for each that runs
 	drawing    chan struct{} // whoever adds up or draws profiles holds it
+	unsent     atomic.Int64  // bytes of answers that are made
 }
 
 // NewServer makes the handler of all routes. It may be served on several
@@ -78,37 +80,24 @@ func NewServer(c Config) http.Handler {
 	return s
 }
 
+// handle makes the whole answer and sends it then: whoever reads slowly holds up
+// nobody but himself.
 func (s *server) handle(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		a := &answer{ResponseWriter: w}
-		switch err := h(a, r); {
-		case err == nil:
-		case a.begun:
-			panic(http.ErrAbortHandler) // net/http's way to let the reader see that the answer is cut
-		default:
-			answerError(w, err)
+		a := &answer{header: w.Header().Clone(), unsent: &s.unsent, most: 2 * s.History.mostRead()}
+		defer a.forget()
+		err := h(a, r)
+		if err == nil {
+			err = a.err
 		}
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // as in ServeHTTP
+		if err != nil {
+			answerError(w, err)
+			return
+		}
+		a.send(w)
 	})
 }
-
-// answer knows whether some of it was written.
-type answer struct {
-	http.ResponseWriter
-	begun bool
-}
-
-func (a *answer) WriteHeader(status int) {
-	a.begun = true
-	a.ResponseWriter.WriteHeader(status)
-}
-
-func (a *answer) Write(b []byte) (int, error) {
-	a.begun = true
-	return a.ResponseWriter.Write(b)
-}
-
-// Unwrap is for http.ResponseController.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // answerError answers with a fault.
 func answerError(w http.ResponseWriter, err error) {
@@ -230,7 +219,7 @@ func (s *server) profile(w http.ResponseWriter, r *http.Request) error {
 			return q.err
 		}
 		var err error
-		if got, err = s.record(w, r, d, hz, f, out.whole); err != nil {
+		if got, err = s.record(r.Context(), d, hz, f, out.whole); err != nil {
 			return err
 		}
 		end, err := s.draw(r.Context())
@@ -273,7 +262,7 @@ func (o output) write(w io.Writer, r *Range) error {
 	return format.WriteProfiles(w, r.Profiles)
 }
 
-func (s *server) record(w http.ResponseWriter, r *http.Request, d time.Duration, hz int, f Filter, whole bool) (*Range, error) {
+func (s *server) record(ctx context.Context, d time.Duration, hz int, f Filter, whole bool) (*Range, error) {
 	select {
 	case s.recordings <- struct{}{}:
 		defer func() { <-s.recordings }()
@@ -282,12 +271,11 @@ func (s *server) record(w http.ResponseWriter, r *http.Request, d time.Duration,
 			What: "cannot record", Why: fmt.Errorf("%d recordings run already", maxRecordings), Fix: "try again when they have ended; from=-1m reads what was recorded anyway",
 		}}
 	}
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d + writeTimeout))
-	segments, err := s.Source.Record(r.Context(), d, hz)
+	segments, err := s.Source.Record(ctx, d, hz)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.Context().Err(); err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	sum := summer{Merger: format.Merger{Whole: whole}, filter: f}
@@ -331,14 +319,12 @@ func (s *server) newest(w http.ResponseWriter, r *http.Request, q *query, whole 
 	if err != nil {
 		return err
 	}
+	defer end()
 	got, err := s.read(r.Context(), from, to, Selection{Filter: f, Whole: whole})
 	if err != nil {
-		end()
 		return err
 	}
-	v := make(got)
-	end()
-	return writeJSON(w, http.StatusOK, v)
+	return writeJSON(w, http.StatusOK, make(got))
 }
 
 // quality is /v1/quality.

@@ -647,23 +647,87 @@ func TestServeEndsRecordings(t *testing.T) {
 	}
 }
 
-// TestCutAnswerIsSeenToBeCut: an error in the middle of an answer must not look
-// like its end.
-func TestCutAnswerIsSeenToBeCut(t *testing.T) {
-	s := &server{mux: http.NewServeMux()}
-	s.handle("/", func(w http.ResponseWriter, _ *http.Request) error {
-		_, _ = io.WriteString(w, strings.Repeat("x", 10000))
+// TestErrorInTheMiddleOfAnAnswer: what was written before it is not sent, nor are
+// the headers that it had.
+func TestErrorInTheMiddleOfAnAnswer(t *testing.T) {
+	_, _, h := served(t)
+	s := h.(*server)
+	s.handle("/broken", func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Disposition", "attachment")
+		_, _ = io.WriteString(w, strings.Repeat("x", 200000))
 		return errors.New("the rest is missing")
 	})
-	resp, err := http.Get("http://" + listening(t, "127.0.0.1:0", s))
+	w := get(h, "/broken")
+	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "the rest is missing") ||
+		strings.Contains(w.Body.String(), "xx") || w.Header().Get("Content-Disposition") != "" {
+		t.Errorf("%d %v %.300s", w.Code, w.Header(), w.Body)
+	}
+	if n := s.unsent.Load(); n != 0 {
+		t.Errorf("%d bytes count as unsent", n)
+	}
+}
+
+// crowded is a server whose answers are large: 6,000 stacks of 30 frames.
+func crowded(t *testing.T) http.Handler {
+	t.Helper()
+	h := NewHistory(DefaultKeep, 8<<20)
+	add(t, h, busy(0, 2000), busy(1, 2000), busy(2, 2000))
+	return NewServer(Config{Source: &agent{}, History: h})
+}
+
+// large is what crowded answers at length.
+func large() string {
+	return fmt.Sprintf("/v1/profile?format=folded&from=%d&to=%d", begin().Unix(), begin().Add(time.Minute).Unix())
+}
+
+// stall asks and reads no more than the first line of the answer.
+func stall(t *testing.T, address, path string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = resp.Body.Close() }()
-	if body, err := io.ReadAll(resp.Body); err == nil {
-		t.Errorf("%d bytes and no error", len(body))
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
 	}
-	http.DefaultClient.CloseIdleConnections()
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, len("HTTP/1.1 200"))
+	if _, err := io.ReadFull(conn, line); err != nil || string(line) != "HTTP/1.1 200" {
+		t.Fatalf("%q, %v", line, err)
+	}
+}
+
+// TestSlowClientHoldsUpNobody: others are answered while it reads.
+func TestSlowClientHoldsUpNobody(t *testing.T) {
+	h := crowded(t)
+	stall(t, listening(t, "127.0.0.1:0", h), large())
+	asked := time.Now()
+	if w := get(h, "/v1/top"); w.Code != http.StatusOK || time.Since(asked) > maxWaiting/2 {
+		t.Errorf("after %v: %d %.300s", time.Since(asked), w.Code, w.Body)
+	}
+}
+
+// TestUnreadAnswersAreBounded: large ones are refused when others have not been
+// read, small ones are not.
+func TestUnreadAnswersAreBounded(t *testing.T) {
+	h := crowded(t)
+	size := get(h, large()).Body.Len()
+	t.Logf("%d MiB, of %d", size>>20, 2*h.(*server).History.mostRead()>>20)
+	address := listening(t, "127.0.0.1:0", h)
+	most := int(2 * h.(*server).History.mostRead())
+	for range most / size {
+		stall(t, address, large())
+	}
+	w := get(h, large())
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), "others have not read") {
+		t.Errorf("a large one: %d %.300s", w.Code, w.Body)
+	}
+	if w := get(h, "/v1/top"); w.Code != http.StatusOK {
+		t.Errorf("a small one: %d %.300s", w.Code, w.Body)
+	}
 }
 
 func TestListen(t *testing.T) {
