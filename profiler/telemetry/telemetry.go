@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -224,7 +225,15 @@ func (s *source) value(value float64, labelValues ...string) {
 // errorLog tells the log what the page's handler finds wrong.
 type errorLog struct{ log *slog.Logger }
 
-// Println implements promhttp.Logger.
+// Println implements promhttp.Logger. A reader that goes away before it has the
+// page takes nothing from the next one.
 func (l errorLog) Println(v ...any) {
+	for _, one := range v {
+		var gone *net.OpError
+		if err, ok := one.(error); ok && errors.As(err, &gone) {
+			l.log.Debug("a reader of the metrics went away", "error", err)
+			return
+		}
+	}
 	l.log.Warn("metrics are not whole", "error", fmt.Sprint(v...))
 }

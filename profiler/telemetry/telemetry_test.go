@@ -3,12 +3,18 @@ package telemetry
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -95,6 +101,40 @@ target_info{host_name="node-7",service_instance_id="node-7",service_name="kalyps
 `
 	if diff := cmp.Diff(withoutOwn(scrape(t, tel)), want); diff != "" {
 		t.Errorf("page (-got +want):\n%s", diff)
+	}
+}
+
+// brokenWriter is a connection that cannot be written to.
+type brokenWriter struct {
+	*httptest.ResponseRecorder
+	err error
+}
+
+func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestPagesThatAreNotWritten(t *testing.T) {
+	tests := []struct {
+		name, want string
+		err        error
+	}{
+		{"a reader that went away is no warning", "level=DEBUG msg=\"a reader of the metrics went away\"",
+			&net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.EPIPE)}},
+		{"nor is one that is too slow", "level=DEBUG msg=\"a reader of the metrics went away\"",
+			&net.OpError{Op: "write", Net: "tcp", Err: os.ErrDeadlineExceeded}},
+		{"what else goes wrong is", "level=WARN msg=\"metrics are not whole\"", errors.New("no such thing")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			log := NewLogger(&out, slog.LevelDebug, Text)
+			defer log.Close()
+			tel := start(t, Config{Log: log}, samples(1))
+			tel.Page().ServeHTTP(brokenWriter{httptest.NewRecorder(), tt.err}, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			got := lines(out.String())
+			if len(got) == 0 || slices.ContainsFunc(got, func(line string) bool { return !strings.HasPrefix(line, tt.want) }) {
+				t.Errorf("got %q, want %s", got, tt.want)
+			}
+		})
 	}
 }
 
