@@ -37,6 +37,15 @@ type outlet struct {
 func (d *daemon) newOutlet(e config.Export) (*outlet, error) {
 	s := d.settings
 	o := &outlet{kind: e.Kind, name: e.String(), endpoint: s.OTLP.Endpoint, log: d.log.With("export", e.String())}
+	dir := spoolDir(s, e.Kind)
+	if e.Kind == "file" { // its spool is in memory: no second disk to be safe from the first
+		dir = ""
+	}
+	for _, into := range []string{e.Dir, dir} {
+		if err := checkWritable(into); err != nil {
+			return nil, err
+		}
+	}
 	var err error
 	switch e.Kind {
 	case "otlp":
@@ -57,10 +66,6 @@ func (d *daemon) newOutlet(e config.Export) (*outlet, error) {
 	}
 	if err != nil {
 		return nil, err
-	}
-	dir := spoolDir(s, e.Kind)
-	if e.Kind == "file" { // a second disk to be safe from the first
-		dir = ""
 	}
 	o.spool, err = spool.Open(spool.Config{
 		Sender: o.sender, Dir: dir, MaxBytes: int64(s.Spool.Max), MemoryBytes: spoolMemory(s), MaxAge: s.Spool.MaxAge,

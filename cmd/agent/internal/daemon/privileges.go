@@ -3,10 +3,16 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strconv"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 // kept are the capabilities that the agent needs while it runs: CPUs may come
@@ -20,20 +26,11 @@ var kept = []uintptr{
 // stands for CAP_BPF or CAP_PERFMON (container runtimes that do not know these)
 // it stays.
 func dropPrivileges() error {
+	have, keep, err := privileges()
+	if err != nil {
+		return err
+	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("read capabilities: %w", err)
-	}
-	have := uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
-	var keep uint64
-	for _, c := range kept {
-		keep |= 1 << c
-	}
-	if needs := uint64(1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON); have&needs != needs {
-		keep |= 1 << unix.CAP_SYS_ADMIN
-	}
-	keep &= have
 	var errs []error
 	// The bounding set first: that takes CAP_SETPCAP.
 	if err := inAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1); errors.Is(err, errNotStatic) {
@@ -48,10 +45,88 @@ func dropPrivileges() error {
 	}
 	errs = append(errs, inAllThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL))
 	errs = append(errs, inAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1))
-	low, high := uint32(keep), uint32(keep>>32)
-	data = [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
+	data := only(keep)
 	errs = append(errs, inAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0]))))
 	return errors.Join(errs...)
+}
+
+// privileges are the capabilities that the agent may use, and which of them it
+// keeps.
+func privileges() (have, keep uint64, err error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, 0, fmt.Errorf("read capabilities: %w", err)
+	}
+	have = uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
+	for _, c := range kept {
+		keep |= 1 << c
+	}
+	if needs := uint64(1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON); have&needs != needs {
+		keep |= 1 << unix.CAP_SYS_ADMIN
+	}
+	return have, keep & have, nil
+}
+
+// only is capabilities as capset(2) takes them.
+func only(keep uint64) [2]unix.CapUserData {
+	low, high := uint32(keep), uint32(keep>>32)
+	return [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
+}
+
+// checkWritable says whether files can be made in a folder once privileges are
+// dropped: before that, CAP_DAC_OVERRIDE lets root write to what is another
+// user's. It makes one, in a thread that has given them up and that ends with
+// it: so ACLs and network file systems have their say. What else is wrong with a
+// folder is for its owner to find, and one that is missing will be the agent's.
+func checkWritable(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		done <- tryUnprivileged(dir)
+	}()
+	err := <-done
+	if !errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	info, statErr := os.Stat(dir)
+	if statErr != nil {
+		return nil
+	}
+	const drops = "the agent gives up CAP_DAC_OVERRIDE when it begins to sample"
+	fault := &profiler.Fault{
+		What: "cannot go on writing to the folder " + dir,
+		Why:  fmt.Errorf("its mode is %s, and %s", info.Mode(), drops), Fix: "chmod u+rwx " + dir,
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		owner := "root"
+		if uid := os.Geteuid(); uid != 0 {
+			owner = strconv.Itoa(uid)
+		}
+		fault.Why, fault.Fix = fmt.Errorf("it belongs to user %d, and %s", st.Uid, drops), "chown "+owner+" "+dir
+	}
+	return fault
+}
+
+// tryUnprivileged makes a file and removes it, with the capabilities that are
+// kept. The thread that calls it has no others from then on.
+func tryUnprivileged(dir string) error {
+	_, keep, err := privileges()
+	if err != nil {
+		return err
+	}
+	data := only(keep)
+	if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+		return fmt.Errorf("give up capabilities: %w", err)
+	}
+	f, err := os.CreateTemp(dir, ".kalypso-agent-*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 var errNotStatic = errors.New("this build uses cgo, and cannot speak for all of its threads: build it with CGO_ENABLED=0")
