@@ -16,6 +16,7 @@ import (
 type statusError struct {
 	status int
 	err    error
+	retry  time.Duration // when to try again; 0: some seconds
 }
 
 // Error is the error.
@@ -26,7 +27,7 @@ func (e *statusError) Unwrap() error { return e.err }
 
 // answerFault makes an error for a person, with its status.
 func answerFault(status int, fix, format string, args ...any) error {
-	return &statusError{status, &profiler.Fault{What: fmt.Sprintf(format, args...), Fix: fix}}
+	return &statusError{status: status, err: &profiler.Fault{What: fmt.Sprintf(format, args...), Fix: fix}}
 }
 
 // openPath says what other machines may read where that is allowed: how the
@@ -47,7 +48,7 @@ func (s *server) admit(r *http.Request) error {
 	case local != nil && local.Network() == "unix":
 	case s.AllowRemote && openPath(r.URL.Path):
 	case !viewer.Local(r):
-		return &statusError{http.StatusForbidden, &profiler.Fault{
+		return &statusError{status: http.StatusForbidden, err: &profiler.Fault{
 			What: "this agent answers its own machine only", Why: errors.New("the request comes from elsewhere, or asks for another host"),
 			Fix: "on the machine itself: curl http://localhost:PORT" + r.URL.Path,
 		}}

@@ -72,7 +72,7 @@ func (a *answer) tooLarge() error {
 	if a.counted()+chunkBytes > a.most {
 		return sayTooLarge(ErrTooLarge)
 	}
-	return &statusError{http.StatusServiceUnavailable, &profiler.Fault{
+	return &statusError{status: http.StatusServiceUnavailable, err: &profiler.Fault{
 		What: "the agent has not the memory to answer this now", Why: errUnread, Fix: "try again in a few seconds",
 	}}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -34,6 +35,9 @@ type Config struct {
 	// AllowRemote lets other machines read /metrics, /healthz and /readyz. The
 	// rest is for this machine in any case.
 	AllowRemote bool
+	// Working, if set, is called when profiles begin to be added up or drawn, and
+	// done when that has ended.
+	Working func() (done func())
 }
 
 // Limits of what may be asked for.
@@ -53,12 +57,13 @@ type server struct {
 	recordings chan struct{} // one for each that runs
 	drawing    chan struct{} // whoever adds up or draws profiles holds it
 	unsent     atomic.Int64  // bytes of answers that are made
+	allowance  allowance
 }
 
 // NewServer makes the handler of all routes. It may be served on several
 // listeners at once.
 func NewServer(c Config) http.Handler {
-	s := &server{Config: c, mux: http.NewServeMux(), recordings: make(chan struct{}, maxRecordings), drawing: make(chan struct{}, 1)}
+	s := &server{Config: c, mux: http.NewServeMux(), recordings: make(chan struct{}, maxRecordings), drawing: make(chan struct{}, 1), allowance: newAllowance()}
 	s.handle("/v1/profile", s.profile)
 	s.handle("/v1/top", s.top)
 	s.handle("/v1/processes", s.processes)
@@ -123,7 +128,11 @@ func answerError(w http.ResponseWriter, err error) {
 	}
 	switch status {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", "5")
+		retry := 5 * time.Second
+		if with != nil && with.retry > 0 {
+			retry = with.retry
+		}
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(retry.Seconds()))))
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", "GET, HEAD")
 	}
@@ -139,17 +148,41 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	return e.Encode(v)
 }
 
-// draw waits until no one else adds up or draws profiles, so that the memory of
-// one such answer is all that is needed. The function that it gives ends it.
-func (s *server) draw(ctx context.Context) (func(), error) {
+// draw begins to add up or draw profiles, if there is an allowance for it. The
+// function that it gives ends it.
+func (s *server) draw(ctx context.Context) (end func(), err error) {
+	if end, err = s.drawAnyway(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.allowance.check(time.Now()); err != nil { // now: those before have spent of it
+		end()
+		return nil, err
+	}
+	return end, nil
+}
+
+// drawAnyway waits until no one else adds up or draws profiles, so that the
+// memory of one such answer is all that is needed. The time until the end is
+// spent of the allowance.
+func (s *server) drawAnyway(ctx context.Context) (end func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, maxWaiting)
 	defer cancel()
 	select {
 	case s.drawing <- struct{}{}:
-		return func() { <-s.drawing }, nil
 	case <-ctx.Done():
 		return nil, answerFault(http.StatusServiceUnavailable, "try again in a few seconds", "others are being answered, one at a time")
 	}
+	done := func() {}
+	if s.Working != nil {
+		done = s.Working()
+	}
+	begin := time.Now()
+	return func() {
+		now := time.Now()
+		s.allowance.spend(now, now.Sub(begin))
+		done()
+		<-s.drawing
+	}, nil
 }
 
 // read reads a range of the history. There is something in it.
@@ -171,7 +204,7 @@ func sayTooLarge(err error) error {
 	if !errors.Is(err, ErrTooLarge) {
 		return err
 	}
-	return &statusError{http.StatusServiceUnavailable, &profiler.Fault{
+	return &statusError{status: http.StatusServiceUnavailable, err: &profiler.Fault{
 		What: "the agent has not the memory to show this", Why: err, Fix: "choose some of it: service=NAME, comm=NAME, pid=PID, or a shorter time",
 	}}
 }
@@ -182,11 +215,11 @@ func (s *server) nothing(st HistoryStats) error {
 	switch {
 	case s.History.keep <= 0:
 		f.What, f.Why, f.Fix = "this agent keeps no profiles", errors.New("it was started so"), "/v1/profile?seconds=10 records from now on"
-		return &statusError{http.StatusNotFound, f}
+		return &statusError{status: http.StatusNotFound, err: f}
 	case st.Budget <= 0 && st.Evicted.Budget > 0:
 		f.What, f.Why = "this agent keeps no profiles now", errors.New("its memory budget is used up by what it needs more")
 	}
-	return &statusError{http.StatusServiceUnavailable, f}
+	return &statusError{status: http.StatusServiceUnavailable, err: f}
 }
 
 // profile is /v1/profile: what is sampled from now on for ?seconds, or what was
@@ -197,6 +230,8 @@ func (s *server) profile(w http.ResponseWriter, r *http.Request) error {
 	f := q.filter()
 	hz := q.number("hz", 0, maxHertz)
 	var got *Range
+	var end func()
+	var err error
 	if q.has("from") || q.has("to") {
 		if q.has("hz") {
 			q.fail("leave hz out", "what was recorded has the rate that it had")
@@ -205,8 +240,7 @@ func (s *server) profile(w http.ResponseWriter, r *http.Request) error {
 		if q.err != nil {
 			return q.err
 		}
-		end, err := s.draw(r.Context())
-		if err != nil {
+		if end, err = s.draw(r.Context()); err != nil {
 			return err
 		}
 		defer end()
@@ -218,12 +252,7 @@ func (s *server) profile(w http.ResponseWriter, r *http.Request) error {
 		if q.err != nil {
 			return q.err
 		}
-		var err error
-		if got, err = s.record(r.Context(), d, hz, f, out.whole); err != nil {
-			return err
-		}
-		end, err := s.draw(r.Context())
-		if err != nil {
+		if got, end, err = s.record(r.Context(), d, hz, f, out.whole); err != nil {
 			return err
 		}
 		defer end()
@@ -262,22 +291,39 @@ func (o output) write(w io.Writer, r *Range) error {
 	return format.WriteProfiles(w, r.Profiles)
 }
 
-func (s *server) record(ctx context.Context, d time.Duration, hz int, f Filter, whole bool) (*Range, error) {
+// record records, if there is an allowance for what is due then. Where there is
+// no error, what is recorded may be drawn until end is called.
+func (s *server) record(ctx context.Context, d time.Duration, hz int, f Filter, whole bool) (got *Range, end func(), err error) {
+	if err := s.allowance.check(time.Now()); err != nil {
+		return nil, nil, err
+	}
 	select {
 	case s.recordings <- struct{}{}:
 		defer func() { <-s.recordings }()
 	default:
-		return nil, &statusError{http.StatusTooManyRequests, &profiler.Fault{
+		return nil, nil, &statusError{status: http.StatusTooManyRequests, err: &profiler.Fault{
 			What: "cannot record", Why: fmt.Errorf("%d recordings run already", maxRecordings), Fix: "try again when they have ended; from=-1m reads what was recorded anyway",
 		}}
 	}
 	segments, err := s.Source.Record(ctx, d, hz)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, sayTooLarge(err)
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	if end, err = s.drawAnyway(ctx); err != nil {
+		return nil, nil, err
 	}
+	if got, err = s.addUp(segments, f, whole); err != nil {
+		end()
+		return nil, nil, err
+	}
+	return got, end, nil
+}
+
+// addUp makes one range of what was recorded.
+func (s *server) addUp(segments []Segment, f Filter, whole bool) (*Range, error) {
 	sum := summer{Merger: format.Merger{Whole: whole}, filter: f}
 	for _, seg := range segments {
 		sum.add(seg)

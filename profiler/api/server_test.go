@@ -647,6 +647,83 @@ func TestServeEndsRecordings(t *testing.T) {
 	}
 }
 
+// TestAllowance: what answers may take is 10 s at once and 5 % in the long run.
+func TestAllowance(t *testing.T) {
+	for name, c := range map[string]struct {
+		each, took time.Duration // every so often an answer of so long
+		refused    bool
+	}{
+		"top that takes 90 ms every 2 s":       {2 * time.Second, 90 * time.Millisecond, false},
+		"a page of 300 ms every 10 s":          {10 * time.Second, 300 * time.Millisecond, false},
+		"a loop of answers of half a second":   {600 * time.Millisecond, 500 * time.Millisecond, true},
+		"a loop of answers of 20 milliseconds": {30 * time.Millisecond, 20 * time.Millisecond, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAllowance()
+			var took time.Duration
+			refused := false
+			end := begin().Add(time.Hour)
+			for now := begin(); now.Before(end); now = now.Add(c.each) {
+				if a.check(now) != nil {
+					refused = true
+					continue
+				}
+				a.spend(now.Add(c.took), c.took)
+				took += c.took
+			}
+			if most := 10*time.Second + time.Hour/20 + c.took; refused != c.refused || took > most {
+				t.Errorf("refused %v, want %v; %v in an hour, of %v", refused, c.refused, took, most)
+			}
+		})
+	}
+}
+
+// TestAnswersBeyondTheAllowance: they are refused until it has grown again, but
+// for those that take next to nothing.
+func TestAnswersBeyondTheAllowance(t *testing.T) {
+	a, history, _ := served(t)
+	a.dump = &Dump{}
+	var working, worked int
+	h := NewServer(Config{Source: a, History: history, Healthz: says("healthy"), Working: func() func() {
+		working++
+		return func() { working--; worked++ }
+	}})
+	s := h.(*server)
+	if w := get(h, "/v1/top"); w.Code != http.StatusOK || worked != 1 || working != 0 {
+		t.Fatalf("%d, worked %d times, %d of them still", w.Code, worked, working)
+	}
+	s.allowance.spend(time.Now(), allowedAtOnce)
+	s.allowance.spend(time.Now(), time.Second) // is owed
+	for _, path := range []string{"/v1/top", "/v1/processes", "/v1/profile?from=-5m", "/v1/profile?seconds=1", "/v1/dump?pid=7", "/", "/pprof/seconds=60/top"} {
+		w := get(h, path)
+		if w.Code != http.StatusTooManyRequests || len(w.Header().Get("Retry-After")) != 2 || !strings.Contains(w.Body.String(), "what is left is for sampling") {
+			t.Errorf("%s: %d, again in %s s\n%.300s", path, w.Code, w.Header().Get("Retry-After"), w.Body)
+		}
+	}
+	if len(a.asked) > 0 {
+		t.Errorf("recorded: %v", a.asked)
+	}
+	for _, path := range []string{"/v1/quality", "/healthz"} {
+		if w := get(h, path); w.Code != http.StatusOK {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+	if working != 0 {
+		t.Errorf("%d answers are not ended", working)
+	}
+	s.allowance = newAllowance()
+	end, err := s.draw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	poll(t, func() bool { return time.Since(begun) > 20*time.Millisecond })
+	end()
+	if left := s.allowance.left(time.Now()); left > allowedAtOnce-15*time.Millisecond {
+		t.Errorf("%v are left after 20 ms", left)
+	}
+}
+
 // TestErrorInTheMiddleOfAnAnswer: what was written before it is not sent, nor are
 // the headers that it had.
 func TestErrorInTheMiddleOfAnAnswer(t *testing.T) {
