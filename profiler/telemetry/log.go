@@ -33,12 +33,13 @@ var levelNames = [...]string{"debug", "info", "warn", "error"}
 
 // Log is a logger that folds repeats: of lines that are the same within a
 // minute the first is written, and at the end of the minute one more with
-// repeated=N and the attributes of the last. While they go on, so does that: a
-// line a minute.
+// repeated=N and the time and attributes of the last; since is the time of the
+// line before. While they go on, so does that: a line a minute.
 //
-// Lines are the same when level, message and attributes are. Of attributes
-// numbers, durations and times do not count: they are figures of the same
-// event. Nor do the digits in an error's text, which are ports and PIDs.
+// Lines are the same when level, message and attributes are. Of warnings and
+// errors, numbers, durations and times do not count: they are figures of the
+// same trouble. Nor do the digits in an error's text, which are ports and PIDs.
+// Below, figures are what a line is about, such as a new sampling rate.
 type Log struct {
 	*slog.Logger
 
@@ -80,6 +81,7 @@ func (l *Log) Close() {
 // repeat is a line that was written, and how often it came since.
 type repeat struct {
 	handler slog.Handler
+	since   time.Time // of the line that was written
 	last    slog.Record
 	n       int
 	timer   *time.Timer
@@ -91,8 +93,7 @@ func (r *repeat) write() {
 		return
 	}
 	line := r.last.Clone()
-	line.Time = time.Now()
-	line.AddAttrs(slog.Int("repeated", r.n))
+	line.AddAttrs(slog.Int("repeated", r.n), slog.Time("since", r.since))
 	_ = r.handler.Handle(context.Background(), line) // a log that cannot be written has nowhere to say so
 }
 
@@ -113,7 +114,7 @@ func (l *Log) fold(key, coarse string, handler slog.Handler, record slog.Record)
 		return true
 	}
 	if len(l.open) < 2*foldLimit {
-		l.open[key] = &repeat{handler: handler, timer: time.AfterFunc(foldWindow, func() { l.due(key) })}
+		l.open[key] = &repeat{handler: handler, since: record.Time, timer: time.AfterFunc(foldWindow, func() { l.due(key) })}
 	}
 	return false
 }
@@ -131,6 +132,7 @@ func (l *Log) due(key string) {
 	if ended.n == 0 {
 		delete(l.open, key)
 	} else {
+		r.since = ended.last.Time
 		r.timer.Reset(foldWindow)
 	}
 	l.mu.Unlock()
@@ -139,9 +141,10 @@ func (l *Log) due(key string) {
 
 // foldHandler hands on what is not a repeat.
 type foldHandler struct {
-	next   slog.Handler
-	log    *Log
-	prefix string // of the key: attributes and groups that all its records have
+	next slog.Handler
+	log  *Log
+	// Attributes and groups that all its records have, as they stand in keys.
+	prefix keyText
 }
 
 // Enabled implements slog.Handler.
@@ -153,10 +156,11 @@ func (h *foldHandler) Enabled(ctx context.Context, level slog.Level) bool {
 func (h *foldHandler) Handle(ctx context.Context, record slog.Record) error {
 	h.log.records[levelIndex(record.Level)].Add(1)
 	coarse := record.Level.String() + "\x00" + record.Message
+	figures := record.Level < slog.LevelWarn
 	var key strings.Builder
-	key.WriteString(coarse + "\x00" + h.prefix)
+	key.WriteString(coarse + "\x00" + h.prefix.of(figures))
 	record.Attrs(func(a slog.Attr) bool {
-		writeKey(&key, a)
+		writeKey(&key, a, figures)
 		return true
 	})
 	if h.log.fold(key.String(), coarse, h.next, record) {
@@ -167,16 +171,27 @@ func (h *foldHandler) Handle(ctx context.Context, record slog.Record) error {
 
 // WithAttrs implements slog.Handler.
 func (h *foldHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	var key strings.Builder
+	var whole, bare strings.Builder
 	for _, a := range attrs {
-		writeKey(&key, a)
+		writeKey(&whole, a, true)
+		writeKey(&bare, a, false)
 	}
-	return &foldHandler{h.next.WithAttrs(attrs), h.log, h.prefix + key.String()}
+	return &foldHandler{h.next.WithAttrs(attrs), h.log, keyText{h.prefix.whole + whole.String(), h.prefix.bare + bare.String()}}
 }
 
 // WithGroup implements slog.Handler.
 func (h *foldHandler) WithGroup(name string) slog.Handler {
-	return &foldHandler{h.next.WithGroup(name), h.log, h.prefix + name + "\x01"}
+	return &foldHandler{h.next.WithGroup(name), h.log, keyText{h.prefix.whole + name + "\x01", h.prefix.bare + name + "\x01"}}
+}
+
+// keyText is a part of a key, with figures in it and without.
+type keyText struct{ whole, bare string }
+
+func (k keyText) of(figures bool) string {
+	if figures {
+		return k.whole
+	}
+	return k.bare
 }
 
 func levelIndex(level slog.Level) int {
@@ -191,8 +206,9 @@ func levelIndex(level slog.Level) int {
 	return 3
 }
 
-// writeKey writes what of an attribute tells a line from another.
-func writeKey(key *strings.Builder, a slog.Attr) {
+// writeKey writes what of an attribute tells a line from another: figures are
+// part of that or not.
+func writeKey(key *strings.Builder, a slog.Attr, figures bool) {
 	key.WriteString(a.Key)
 	key.WriteByte('=')
 	switch v := a.Value.Resolve(); v.Kind() {
@@ -200,13 +216,17 @@ func writeKey(key *strings.Builder, a slog.Attr) {
 		key.WriteString(v.String())
 	case slog.KindGroup:
 		for _, member := range v.Group() {
-			writeKey(key, member)
+			writeKey(key, member, figures)
 		}
 	case slog.KindAny:
-		if err, ok := v.Any().(error); ok {
+		if err, ok := v.Any().(error); ok && !figures {
 			key.WriteString(strings.Map(withoutDigits, err.Error()))
 		} else {
 			fmt.Fprint(key, v.Any())
+		}
+	default:
+		if figures {
+			key.WriteString(v.String())
 		}
 	}
 	key.WriteByte(0)

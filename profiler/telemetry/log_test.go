@@ -17,11 +17,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// lines gives what was written without the time of each line.
+// lines gives what was written without the times of each line.
 func lines(written string) []string {
 	var out []string
 	for line := range strings.Lines(written) {
 		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		rest, _, _ = strings.Cut(rest, " since=")
 		out = append(out, rest)
 	}
 	return out
@@ -69,6 +70,14 @@ func TestRepeatsAreFolded(t *testing.T) {
 			`level=WARN msg="over budget" bytes=0 took=0s share=0 module=libc.so.6`,
 			`level=WARN msg="over budget" bytes=2 took=2s share=0.5 module=libc.so.6 repeated=2`,
 		}},
+		{"below a warning, figures are what a line is about", func(log *slog.Logger) {
+			log.With("cpu", 1).Info("rate changed", "to", 49)
+			log.With("cpu", 1).Info("rate changed", "to", 24)
+			log.With("cpu", 2).Info("rate changed", "to", 24)
+			log.With("cpu", 2).Info("rate changed", "to", 24)
+			time.Sleep(time.Hour)
+		}, []string{`level=INFO msg="rate changed" cpu=1 to=49`, `level=INFO msg="rate changed" cpu=1 to=24`,
+			`level=INFO msg="rate changed" cpu=2 to=24`, `level=INFO msg="rate changed" cpu=2 to=24 repeated=1`}},
 		{"other text is another line", func(log *slog.Logger) {
 			log.Warn("skipped", "module", "liba.so.1")
 			log.Warn("skipped", "module", "liba.so.2")
@@ -119,6 +128,40 @@ func TestRepeatsAreFolded(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestARepeatHasItsOwnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		log := NewLogger(&out, nil, JSON)
+		begin := time.Now()
+		for i := range 4 { // at 0, 25, 50 and 75 seconds
+			log.Warn("slow", "bytes", i)
+			time.Sleep(25 * time.Second)
+		}
+		time.Sleep(time.Hour)
+		log.Close()
+		type line struct {
+			Time, Since time.Time
+			Bytes       int
+			Repeated    int
+		}
+		at := func(seconds int) time.Time { return begin.Add(time.Duration(seconds) * time.Second) }
+		want := []line{{Time: at(0)}, {at(50), at(0), 2, 2}, {at(75), at(50), 3, 1}}
+		var got []line
+		for dec := json.NewDecoder(&out); ; {
+			var l line
+			if err := dec.Decode(&l); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, l)
+		}
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("lines (-got +want):\n%s", diff)
+		}
+	})
 }
 
 func TestCloseWritesWhatWaits(t *testing.T) {

@@ -254,7 +254,7 @@ func (d *daemon) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	names := []string{} // as text: figures alone would be folded with those of the last time
+	var names []string
 	for _, c := range config.Changes(d.settings, fresh) {
 		names = append(names, c.Name)
 		if c.Restart {
