@@ -14,12 +14,34 @@ type recorder struct {
 	to       uint64 // the last one, once it is known
 	known    bool
 	segments []Segment
+	bytes    int64 // of segments
+	err      error // why it ended early
 	done     chan struct{}
 }
 
-// Record gives what is sampled from now on for a while, at a rate of its own
-// where hz is not 0; then the rate is what it was. The segments are those that
-// are delivered, too. A context that ends early is no error.
+// ErrBehind says that a recording cannot begin: naming is far behind.
+var ErrBehind = errors.New("the agent is still naming what was sampled before: try again in a few seconds")
+
+// ErrTooLarge says that a recording ended, because it grew over its share of the
+// memory budget.
+var ErrTooLarge = errors.New("too many stacks for one recording")
+
+// A recording may take an eighth of the memory budget: 16 MiB of 128 MiB. A
+// sample takes about 1 KiB, its stack included; names and locations are the
+// symbolizer's.
+const (
+	recordingShare = 8
+	sampleBytes    = 1 << 10
+	segmentBytes   = 4 << 10 // of one without samples
+)
+
+// endAgain is how long it takes until a recording that could not be ended, since
+// naming was behind, is tried to be ended again.
+const endAgain = 10 * time.Millisecond
+
+// Record gives what is sampled from now on for a while, at a rate of at least hz
+// where the memory allows it; then the rate is what it was. The segments are
+// those that are delivered, too. A context that ends early is no error.
 func (s *Service) Record(ctx context.Context, d time.Duration, hz int) ([]Segment, error) {
 	if hz != 0 && (hz < MinFrequency || hz > MaxFrequency) {
 		return nil, badFrequency(hz)
@@ -37,24 +59,38 @@ func (s *Service) Record(ctx context.Context, d time.Duration, hz int) ([]Segmen
 	select {
 	case <-timer.C:
 	case <-ctx.Done():
-	case <-s.ended:
-	}
-	if e := s.do(context.WithoutCancel(ctx), func() { s.endRecording(r) }); e != nil {
-		s.mu.Lock() // the service ended, and delivered everything before
-		defer s.mu.Unlock()
-		return r.segments, nil
-	}
-	select {
 	case <-r.done:
 	case <-s.ended:
 	}
+	if s.untilEnded(r) {
+		select {
+		case <-r.done:
+		case <-s.ended:
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return r.segments, nil
+	return r.segments, r.err
 }
 
-// ErrBehind says that a recording cannot begin: naming is far behind.
-var ErrBehind = errors.New("the agent is still naming what was sampled before: try again in a few seconds")
+// untilEnded has the loop end a recording, again and again until it can. It is
+// false when the service ended, which delivers everything before.
+func (s *Service) untilEnded(r *recorder) bool {
+	for {
+		var ended bool
+		if err := s.do(context.Background(), func() { ended = s.endRecording(r) }); err != nil {
+			return false
+		}
+		if ended {
+			return true
+		}
+		select {
+		case <-time.After(endAgain):
+		case <-s.ended:
+			return false
+		}
+	}
+}
 
 // beginRecording and endRecording run in the loop.
 func (s *Service) beginRecording(r *recorder) error {
@@ -69,43 +105,69 @@ func (s *Service) beginRecording(r *recorder) error {
 	return nil
 }
 
-func (s *Service) endRecording(r *recorder) {
+// endRecording ends a recording with the current segment. It is false when that
+// cannot be cut yet; the rate is what it was in any case.
+func (s *Service) endRecording(r *recorder) bool {
 	s.mu.Lock()
-	r.to, r.known = s.seq, true
-	s.mu.Unlock()
-	for !s.cut(false) { // naming goes on in the other goroutine
-		time.Sleep(10 * time.Millisecond)
+	ended := r.err != nil
+	if !r.known {
+		r.to, r.known = s.seq, true
 	}
+	s.mu.Unlock()
 	r.hz = 0
+	// Somebody else may have cut it since the last attempt.
+	ended = ended || s.seq > r.to || s.cut(false)
 	s.setOverride()
+	return ended || s.seq > r.to // a change of the rate is a cut, too
 }
 
-// setOverride takes the highest rate that a recording asks for.
-func (s *Service) setOverride() {
-	s.override = 0
+// rate is the sampling rate that is due. Recordings raise it and do not lower it:
+// what they get is delivered to everybody. Memory goes before them.
+func (s *Service) rate() int {
+	hz := s.budget.rate
 	s.mu.Lock()
 	for r := range s.recording {
-		s.override = max(s.override, r.hz)
+		hz = max(hz, r.hz)
 	}
 	s.mu.Unlock()
-	if s.override > 0 {
-		s.setRate(s.override)
-	} else {
-		s.setRate(s.budget.rate)
+	return s.memory.rate(hz)
+}
+
+// setOverride sets the rate when a recording began or ended.
+func (s *Service) setOverride() {
+	hz := s.rate()
+	s.override = 0
+	if hz > s.memory.rate(s.budget.rate) {
+		s.override = hz
 	}
+	s.setRate(hz)
 }
 
 // publish gives a named segment to the recordings that want it.
 func (s *Service) publish(seg Segment) {
+	most := s.memory.size() / recordingShare
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for r := range s.recording {
 		if seg.Seq >= r.from && (!r.known || seg.Seq <= r.to) {
-			r.segments = append(r.segments, seg)
+			r.add(seg, most)
 		}
-		if r.known && seg.Seq >= r.to {
+		if r.err != nil || r.known && seg.Seq >= r.to {
 			delete(s.recording, r)
 			close(r.done)
 		}
 	}
+}
+
+// add adds a segment, or gives up when that is too much.
+func (r *recorder) add(seg Segment, most int64) {
+	r.bytes += segmentBytes
+	for _, p := range seg.Profiles {
+		r.bytes += int64(len(p.Samples)) * sampleBytes
+	}
+	if r.bytes > most {
+		r.segments, r.err = nil, ErrTooLarge
+		return
+	}
+	r.segments = append(r.segments, seg)
 }

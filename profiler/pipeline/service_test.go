@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -248,6 +250,125 @@ func TestRecorder(t *testing.T) {
 	if last > 2 { // a multiple of ten minutes may have passed
 		t.Errorf("recordings ended %d windows", last)
 	}
+}
+
+// TestRecorderDoesNotLowerTheRate: what others get is what they would have got.
+func TestRecorderDoesNotLowerTheRate(t *testing.T) {
+	s, _, _ := serve(t, func(*ServiceConfig) {})
+	segments, err := s.Record(context.Background(), 2500*time.Millisecond, 47)
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("%d segments, %v", len(segments), err)
+	}
+	for _, seg := range segments {
+		if seg.Frequency != 199 {
+			t.Errorf("a segment at %d Hz, want 199", seg.Frequency)
+		}
+	}
+}
+
+// TestRecorderRespectsMemory: it does not raise what was lowered for want of
+// memory.
+func TestRecorderRespectsMemory(t *testing.T) {
+	s, _, _ := serve(t, func(*ServiceConfig) {})
+	s.memory.pressure.Store(fewer)
+	until(t, "the lower rate", func() bool { return s.Stats().Frequency == 199/4 })
+	segments, err := s.Record(context.Background(), 300*time.Millisecond, 400)
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("%d segments, %v", len(segments), err)
+	}
+	for _, seg := range segments {
+		if seg.Frequency > 100 {
+			t.Errorf("a segment at %d Hz, want a quarter of 400", seg.Frequency)
+		}
+	}
+}
+
+// TestRecorderEndsWhileNamingIsBehind: that it cannot be ended yet holds up
+// nobody else, and the end of the service ends it.
+func TestRecorderEndsWhileNamingIsBehind(t *testing.T) {
+	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
+	var shut atomic.Bool
+	s, _, stop := serve(t, func(c *ServiceConfig) {
+		c.Window = 10 * time.Minute
+		deliver := c.Deliver
+		c.Deliver = func(seg Segment) {
+			deliver(seg)
+			if shut.Load() {
+				<-gate
+			}
+		}
+	})
+	t.Cleanup(open) // before the service is stopped, which waits for it
+	ctx, cancel := context.WithCancel(context.Background())
+	recorded := make(chan error, 1)
+	go func() {
+		segments, err := s.Record(ctx, time.Hour, 0)
+		if err == nil && len(segments) == 0 {
+			err = errors.New("nothing was recorded")
+		}
+		recorded <- err
+	}()
+	until(t, "the recording", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.recording) == 1
+	})
+	shut.Store(true)
+	for i := range 2 * queuedSegments { // each change ends a segment
+		if err := s.Apply(context.Background(), Settings{Frequency: 100 + i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "a full queue", func() bool { return len(s.segments) == queuedSegments })
+	cancel()
+	until(t, "the end to be wanted", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.ContainsFunc(slices.Collect(maps.Keys(s.recording)), func(r *recorder) bool { return r.known })
+	})
+	soon, done := context.WithTimeout(context.Background(), 5*time.Second)
+	defer done()
+	answered := make(chan error, 1)
+	go func() { answered <- s.do(soon, func() {}) }()
+	select {
+	case err := <-answered:
+		if err != nil {
+			t.Errorf("the loop does nothing else: %v", err)
+		}
+	case <-soon.Done():
+		t.Error("the loop does nothing else")
+	}
+	open()
+	if err := <-recorded; err != nil {
+		t.Error(err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRecorderEndsWithItsMemory: a recording that grows too large ends at once,
+// not when its time is over.
+func TestRecorderEndsWithItsMemory(t *testing.T) {
+	s, _, _ := serve(t, func(*ServiceConfig) {})
+	recorded := make(chan error, 1)
+	go func() {
+		_, err := s.Record(context.Background(), time.Hour, 401)
+		recorded <- err
+	}()
+	until(t, "the recording", func() bool { return s.Stats().Frequency == 401 })
+	large := make([]profiler.Sample, s.memory.size()/recordingShare/sampleBytes)
+	s.publish(Segment{Seq: 1 << 40, Profiles: []*profiler.Profile{{Samples: large}}})
+	select {
+	case err := <-recorded:
+		if !errors.Is(err, ErrTooLarge) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it goes on")
+	}
+	until(t, "the old rate", func() bool { return s.Stats().Frequency == 199 })
 }
 
 // TestServiceWorkloads: labels, filter, and names of programs and the kernel.
