@@ -298,6 +298,25 @@ func TestYAMLIsStrict(t *testing.T) {
 	}
 }
 
+// TestBetterValuesAreTaken: what a message says instead of a value is right.
+func TestBetterValuesAreTaken(t *testing.T) {
+	table := settings()
+	c := defaults(table)
+	for i := range table {
+		s := &table[i]
+		for _, text := range []string{"0", "1", "-1", "8", "128", "200", "900", "3600", "134217728", "99999999999999",
+			"0%", "0.01%", "0Mi", "1kb", "9Gi", "0s", "1d", "30d", "yes", "/a"} {
+			_, wrong := s.set(c, []string{text})
+			if wrong == nil || wrong.better == "" {
+				continue
+			}
+			if _, still := s.set(c, []string{wrong.better}); still != nil {
+				t.Errorf("--%s %s: %s is to be better, and is refused: %v", s.name, text, wrong.better, still.why)
+			}
+		}
+	}
+}
+
 func TestFilesThatCannotBeRead(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "agent.yaml")
 	large := written(t, "# "+strings.Repeat("x", fileLimit))

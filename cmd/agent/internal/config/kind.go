@@ -82,13 +82,19 @@ func percent() kind[Percent] {
 	return kind[Percent]{"PERCENT", "", parsePercent, Percent.String}
 }
 
-// between is a kind whose values have bounds.
+// between is a kind whose values have bounds. They hold for values that are
+// better than what was written, too.
 func between[T cmp.Ordered](k kind[T], low, high T) kind[T] {
 	parse := k.parse
 	k.parse = func(text string) (T, *wrong) {
 		value, wrong := parse(text)
-		if wrong == nil && (value < low || value > high) {
-			wrong = wrongly(k.text(min(max(value, low), high)), fmt.Sprintf("it must be between %s and %s", k.text(low), k.text(high)))
+		meant, known := value, wrong == nil
+		if !known && wrong.better != "" {
+			better, still := parse(wrong.better)
+			meant, known = better, still == nil
+		}
+		if known && (meant < low || meant > high) {
+			wrong = wrongly(k.text(min(max(meant, low), high)), fmt.Sprintf("it must be between %s and %s", k.text(low), k.text(high)))
 		}
 		return value, wrong
 	}

@@ -58,6 +58,13 @@ func parseBytes(text string) (Bytes, *wrong) {
 			return multiply(number, value, u.bytes)
 		}
 	}
+	if unit == "" && value >= 1<<20 { // so many MiB are no size of anything here
+		whole, wrong := multiply(number, value, 1)
+		if wrong == nil {
+			wrong = wrongly(whole.String(), sizeRule)
+		}
+		return 0, wrong
+	}
 	if unit == "" {
 		return 0, wrongly(number+"Mi", sizeRule)
 	}
