@@ -88,7 +88,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Not every writer has deadlines: one in memory has none.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err := s.admit(r); err != nil {
-		answerError(w, err)
+		s.refuse(w, err)
 		return
 	}
 	s.mux.ServeHTTP(w, r)

@@ -38,6 +38,8 @@ type Config struct {
 	// Working, if set, is called when profiles begin to be added up or drawn, and
 	// done when that has ended.
 	Working func() (done func())
+	// Refusals, if set, counts requests that are refused.
+	Refusals *Refusals
 }
 
 // Limits of what may be asked for.
@@ -97,15 +99,15 @@ func (s *server) handle(pattern string, h func(http.ResponseWriter, *http.Reques
 		}
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout)) // as in ServeHTTP
 		if err != nil {
-			answerError(w, err)
+			s.refuse(w, err)
 			return
 		}
 		a.send(w)
 	})
 }
 
-// answerError answers with a fault.
-func answerError(w http.ResponseWriter, err error) {
+// refuse answers with a fault.
+func (s *server) refuse(w http.ResponseWriter, err error) {
 	f := failure{Schema: schemaError, Error: strings.ReplaceAll(err.Error(), "\n", ": ")} // of joined errors
 	var fault *profiler.Fault
 	if errors.As(err, &fault) {
@@ -136,6 +138,7 @@ func answerError(w http.ResponseWriter, err error) {
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", "GET, HEAD")
 	}
+	s.Refusals.count(status)
 	_ = writeJSON(w, status, f) // the client is gone: nobody is left to be told
 }
 

@@ -211,7 +211,7 @@ func TestWhatIsWrongWithARequest(t *testing.T) {
 		"/v1/top?to=-5m":                        {400, `to is given, and not from when`},
 		"/v1/top?pid=x":                         {400, `pid cannot be \"x\"`},
 		"/v1/top?x=%zz":                         {400, `cannot be read`},
-		"/v1/top?from=-5m":                      {404, `what is kept goes from 2026-11-26T12:00:00Z to 2026-11-26T12:00:30Z`},
+		"/v1/top?from=-5m":                      {404, `what is kept goes from 2020-11-26T12:00:00Z to 2020-11-26T12:00:30Z`},
 		"/v1/profile?format=svg":                {400, `format takes pprof, folded, html, speedscope`},
 		"/v1/profile?seconds=61":                {400, `up to 60`},
 		"/v1/profile?hz=1001":                   {400, `hz takes 1 to 1000`},
@@ -286,7 +286,7 @@ func TestTopByOtherThings(t *testing.T) {
 		"/v1/top?by=process": {cart, shop},
 		"/v1/top?by=service": {row("cart", 50, 50), row("shop", 50, 50)},
 		"/v1/top?by=module":  {row("/usr/bin/shop", 50, 50), row("/usr/bin/cart", 40, 50), row("[kernel]", 10, 10)},
-		"/v1/top?by=service&from=1795694400&to=1795694410": {row2("cart"), row2("shop")},
+		"/v1/top?by=service&from=1606392000&to=1606392010": {row2("cart"), row2("shop")},
 	} {
 		if diff := cmp.Diff(getJSON[Top](t, s, path).Rows, want); diff != "" {
 			t.Errorf("%s (-got +want):\n%s", path, diff)
@@ -369,7 +369,7 @@ func TestProfileOfTheHistory(t *testing.T) {
 		if kind == "folded" && !strings.Contains(w.Body.String(), "/system.slice/cart.service;cart;main;price 1200\n") {
 			t.Errorf("folded:\n%s", w.Body)
 		}
-		if got := w.Header().Get("Kalypso-From"); got != "2026-11-26T12:00:00Z" {
+		if got := w.Header().Get("Kalypso-From"); got != "2020-11-26T12:00:00Z" {
 			t.Errorf("%s: from %q", kind, got)
 		}
 	}
@@ -721,6 +721,24 @@ func TestAnswersBeyondTheAllowance(t *testing.T) {
 	end()
 	if left := s.allowance.left(time.Now()); left > allowedAtOnce-15*time.Millisecond {
 		t.Errorf("%v are left after 20 ms", left)
+	}
+}
+
+// TestRefusals: they are counted by why, and answers are not.
+func TestRefusals(t *testing.T) {
+	var counts Refusals
+	h := NewServer(Config{Source: &agent{}, History: NewHistory(DefaultKeep, 1<<20), Refusals: &counts})
+	r := httptest.NewRequest(http.MethodGet, "/v1/top", nil)
+	r.Host = "evil.example"
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	get(h, "/v1/top") // there is nothing yet
+	get(h, "/v1/quality")
+	get(h, "/v1/nothing")
+	h.(*server).allowance.spend(time.Now(), allowedAtOnce)
+	get(h, "/v1/top")
+	get(h, "/v1/top")
+	if diff := cmp.Diff(counts.Stats(), RefusalStats{Forbidden: 1, TooManyRequests: 2, Unavailable: 1}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
 
