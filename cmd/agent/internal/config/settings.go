@@ -169,7 +169,7 @@ func settings() []setting {
 			func(c *Config) *string { return &c.Spool.Dir }),
 		one("spool.max", between(size(), 1<<20, 1<<40), "256Mi", "bytes that may wait; beyond, the oldest are dropped and counted",
 			func(c *Config) *Bytes { return &c.Spool.Max }),
-		one("spool.max-age", between(duration(), time.Minute, 7*24*time.Hour), "59m", "age at which what waits is dropped and counted; Pyroscope takes nothing older than an hour",
+		one("spool.max-age", between(duration(), time.Minute, 7*24*time.Hour), "59m", "age at which what waits is dropped and counted; more than 1h is for backends that take it: Pyroscope refuses that by default",
 			func(c *Config) *time.Duration { return &c.Spool.MaxAge }),
 
 		running(one("cpu.budget", between(percent(), 0.05, 100), "1%", "CPU time that the agent may take of all CPUs together; above it the sampling rate falls",

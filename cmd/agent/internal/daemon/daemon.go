@@ -97,6 +97,7 @@ func (d *daemon) open(ctx context.Context) error {
 		}
 		d.outlets = append(d.outlets, o)
 	}
+	d.warn()
 	d.history = api.NewHistory(s.History, 0) // the service gives it its budget
 	d.service, err = pipeline.NewService(pipeline.ServiceConfig{
 		Settings: pipelineSettings(s), Runtimes: d.Runtimes, OpenPerfMap: d.OpenPerfMap, Kernel: s.Kernel,
@@ -117,6 +118,18 @@ func (d *daemon) open(ctx context.Context) error {
 		Version: d.Version, Host: host, Snapshot: own.Snapshot, Log: d.log, Health: d.health, Push: push,
 	}, Metrics(own, d.outlets))
 	return err
+}
+
+// pyroscopeAge is what Pyroscope takes by default (validation.reject-older-than).
+const pyroscopeAge = time.Hour
+
+// warn says what of the settings is right, and does not do what it seems to.
+func (d *daemon) warn() {
+	s := d.settings
+	if s.Spool.MaxAge > pyroscopeAge && (s.Exports("otlp") || s.Exports("pprof")) {
+		d.log.Warn("Pyroscope refuses profiles that are older than an hour, unless it is told otherwise: spool.max-age is more",
+			"spool.max-age", s.Spool.MaxAge, "from", s.Origin("spool.max-age").String())
+	}
 }
 
 // run starts everything and waits for the end.

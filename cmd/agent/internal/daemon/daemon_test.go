@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -70,5 +72,32 @@ func TestATakenAddressIsAllThatIsTold(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the folder of profiles: %v, want none", err)
+	}
+}
+
+func TestAnAgeThatPyroscopeRefusesIsWarnedOf(t *testing.T) {
+	tests := []struct {
+		name   string
+		age    time.Duration
+		export string
+		warns  bool
+	}{
+		{"an hour", time.Hour, "otlp", false},
+		{"more, over OTLP", time.Hour + time.Second, "otlp", true},
+		{"more, to Pyroscope itself", 24 * time.Hour, "pprof", true},
+		{"more, to files", 24 * time.Hour, "file", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			d := &daemon{log: telemetry.NewLogger(&out, nil, telemetry.Text), settings: &config.Config{
+				Export: []config.Export{{Kind: tt.export}}, Spool: config.Spool{MaxAge: tt.age},
+			}}
+			defer d.log.Close()
+			d.warn()
+			if got := strings.Contains(out.String(), "level=WARN"); got != tt.warns {
+				t.Errorf("warns: %t, want %t\n%s", got, tt.warns, &out)
+			}
+		})
 	}
 }
