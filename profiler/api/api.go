@@ -87,7 +87,7 @@ type Span struct {
 	Event     string    `json:"event,omitempty"`
 	Frequency int       `json:"frequency"`        // samples a second and CPU: the highest in it
 	Lowest    int       `json:"lowest_frequency"` // samples at a lower rate than the highest are weighed
-	Samples   uint64    `json:"samples"`          // at the highest rate
+	Samples   uint64    `json:"samples"`          // as many as the highest rate would have given
 	Lost      uint64    `json:"lost"`
 	Cores     float64   `json:"cores"` // CPUs that were busy, on average
 	Processes int       `json:"processes"`

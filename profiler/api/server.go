@@ -472,18 +472,29 @@ func (s *server) page(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var links []viewer.Link
+	if q.has("from") {
+		d = 0
+	}
+	return viewer.Write(w, got.Whole(), pageLinks(got, f, d)...)
+}
+
+// pageLinks are what the page leads to: what else there is to see, and why its
+// counts are what they are.
+func pageLinks(r *Range, f Filter, shown time.Duration) (links []viewer.Link) {
 	for _, p := range pages() {
 		v := f.values()
 		v.Set("seconds", strconv.Itoa(int(p.d.Seconds())))
-		l := viewer.Link{Text: p.text, Href: "/?" + v.Encode(), Current: !q.has("from") && p.d == d}
-		if l.Current && got.Cut {
-			l.Text += fmt.Sprintf(", of which the last %.0f s fit", got.To.Sub(got.From).Seconds())
+		l := viewer.Link{Text: p.text, Href: "/?" + v.Encode(), Current: p.d == shown}
+		if l.Current && r.Cut {
+			l.Text += fmt.Sprintf(", of which the last %.0f s fit", r.To.Sub(r.From).Seconds())
 		}
 		links = append(links, l)
 	}
-	links = append(links, viewer.Link{Text: "pprof", Href: pprofPath(got, f)})
-	return viewer.Write(w, got.Whole(), links...)
+	links = append(links, viewer.Link{Text: "pprof", Href: pprofPath(r, f)})
+	if highest := r.Profiles[0].Frequency; r.Lowest < highest {
+		links = append(links, viewer.Link{Text: fmt.Sprintf("samples are weighed: %d to %d Hz", r.Lowest, highest), Href: "/v1/quality"})
+	}
+	return links
 }
 
 // landing is the page as long as there is nothing to show.

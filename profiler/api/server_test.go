@@ -473,6 +473,26 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// TestPageSaysThatSamplesAreWeighed: a count is not of what was taken, where the
+// rate changed, as it does for a recording.
+func TestPageSaysThatSamplesAreWeighed(t *testing.T) {
+	for want, rates := range map[string][]int{"samples are weighed: 97 to 499 Hz": {97, 499, 97}, "pprof": {97, 97}} {
+		h := NewHistory(DefaultKeep, 1<<20)
+		for n, hz := range rates {
+			add(t, h, segment(n, hz, workload("cart", 1, map[string]uint64{"price": 10})))
+		}
+		from, to := h.Newest(time.Minute)
+		r, err := h.Between(t.Context(), from, to, Selection{Whole: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		links := pageLinks(r, Filter{}, time.Minute)
+		if got := links[len(links)-1].Text; got != want {
+			t.Errorf("at %d Hz the last link is %q, want %q", rates, got, want)
+		}
+	}
+}
+
 // listening serves h on a listener until the test ends.
 func listening(t *testing.T, address string, h http.Handler) string {
 	t.Helper()
