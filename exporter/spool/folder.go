@@ -71,6 +71,7 @@ type folder struct {
 	root     *os.Root // nil: not open. Nothing outside the folder can be reached by it
 	handle   *os.File // the folder itself: carries the lock
 	aside    []file   // oldest first
+	dropped  uint64   // files that were set aside, or were to be, and are gone for want of room
 }
 
 // open makes the folder where it is missing, and locks it.
@@ -322,6 +323,7 @@ func (f *folder) remove(name string) error {
 func (f *folder) setAside(name string, size int64) error {
 	room := onDisk(size)
 	if room > f.maxAside {
+		f.dropped++
 		return f.remove(name)
 	}
 	for f.asideBytes()+room > f.maxAside && f.dropAside() {
@@ -348,6 +350,7 @@ func (f *folder) dropAside() bool {
 	// One that stays on the disk is found again at the next start.
 	_ = f.remove(path.Join(rejectedDir, f.aside[0].name))
 	f.aside = f.aside[1:]
+	f.dropped++
 	return true
 }
 

@@ -475,7 +475,7 @@ func TestFilesSetAsideAreBounded(t *testing.T) {
 	drain(t, s)
 	st := balance(t, s, nil)
 	aside := names(t, filepath.Join(dir, rejectedDir))
-	if st.Refused.Requests != 30 || len(aside) != limit/8/block {
+	if st.Refused.Requests != 30 || len(aside) != limit/8/block || st.SetAsideDropped != uint64(30-len(aside)) {
 		t.Errorf("%d files set aside, %+v", len(aside), st)
 	}
 	file, err := os.ReadFile(filepath.Join(dir, rejectedDir, aside[len(aside)-1]))
@@ -497,7 +497,7 @@ func TestFilesSetAsideAreBounded(t *testing.T) {
 		for n := range limit / block {
 			put(t, s, n)
 		}
-		if st := balance(t, s, nil); st.SetAsideFiles != 0 || st.Evicted.Requests != 0 || len(names(t, filepath.Join(dir, rejectedDir))) != 0 {
+		if st := balance(t, s, nil); st.SetAsideFiles != 0 || st.SetAsideDropped != limit/8/block || st.Evicted.Requests != 0 || len(names(t, filepath.Join(dir, rejectedDir))) != 0 {
 			t.Errorf("%+v", st)
 		}
 	})

@@ -65,9 +65,12 @@ type Stats struct {
 
 	SetAsideFiles int // files in the folder of rejected ones
 	SetAsideBytes int64
-	NewerFiles    int // files of a newer version, left alone
-	ForeignFiles  int // what else is in the folder and is not the spool's
-	LeftoverFiles int // files of requests that are done with, which the disk would not remove
+	// SetAsideDropped counts files of rejected ones that are gone: the folder's
+	// room is for what waits, and an eighth of it for them.
+	SetAsideDropped uint64
+	NewerFiles      int // files of a newer version, left alone
+	ForeignFiles    int // what else is in the folder and is not the spool's
+	LeftoverFiles   int // files of requests that are done with, which the disk would not remove
 
 	RejectedProfiles uint64 // profiles that the backend left out of requests it took
 	Retries          uint64 // failed attempts to send

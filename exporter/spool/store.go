@@ -21,6 +21,7 @@ func (s *Spool) unlock() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.SetAsideFiles, s.stats.SetAsideBytes = len(s.folder.aside), s.folder.asideBytes()
+	s.stats.SetAsideDropped = s.folder.dropped
 	s.stats.LeftoverFiles = len(s.leftover)
 }
 

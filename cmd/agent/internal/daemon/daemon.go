@@ -120,7 +120,7 @@ func (d *daemon) open(ctx context.Context) error {
 	return err
 }
 
-// pyroscopeAge is what Pyroscope takes by default (validation.reject-older-than).
+// pyroscopeAge is what Pyroscope takes by default.
 const pyroscopeAge = time.Hour
 
 // warn says what of the settings is right, and does not do what it seems to.

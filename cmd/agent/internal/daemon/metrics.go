@@ -80,6 +80,14 @@ func Metrics(own *pipeline.Metrics, outlets []*outlet) []telemetry.Metric {
 		func(_ *outlet, s *spool.Stats) float64 { return age(s.Oldest) })
 	gauge("kalypso_agent_spool_rejected_files", "{file}", "Files that are set aside in the folder rejected.",
 		func(_ *outlet, s *spool.Stats) float64 { return float64(s.SetAsideFiles) })
+	counter("kalypso_agent_spool_rejected_files_dropped_total", "{file}", "Files of the folder rejected that were removed for want of room.",
+		func(_ *outlet, s *spool.Stats) float64 { return float64(s.SetAsideDropped) })
+	gauge("kalypso_agent_spool_newer_files", "{file}", "Files of a newer version of the agent in the spool; they are left alone.",
+		func(_ *outlet, s *spool.Stats) float64 { return float64(s.NewerFiles) })
+	gauge("kalypso_agent_spool_foreign_files", "{file}", "What is in the folder of the spool and is not the spool's; it is left alone.",
+		func(_ *outlet, s *spool.Stats) float64 { return float64(s.ForeignFiles) })
+	gauge("kalypso_agent_spool_leftover_files", "{file}", "Files of requests that are done with, which the disk does not remove.",
+		func(_ *outlet, s *spool.Stats) float64 { return float64(s.LeftoverFiles) })
 	gauge("kalypso_agent_spool_disk_failing", "", "1 while requests are kept in memory because the folder does not work.",
 		func(_ *outlet, s *spool.Stats) float64 {
 			if s.DiskError != "" {
