@@ -140,6 +140,7 @@ func TestARepeatHasItsOwnTime(t *testing.T) {
 			time.Sleep(25 * time.Second)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		log.Close()
 		type line struct {
 			Time, Since time.Time
