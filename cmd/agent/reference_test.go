@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write docs/reference/metrics.md anew")
 func TestMetricsReference(t *testing.T) {
 	const page = "../../docs/reference/metrics.md"
 	var want bytes.Buffer
-	if err := telemetry.WriteReference(&want, daemon.Metrics(pipeline.NewMetrics(nil), nil)); err != nil {
+	if err := telemetry.WriteReference(&want, daemon.Metrics(pipeline.NewMetrics(nil), nil, nil, nil)); err != nil {
 		t.Fatal(err)
 	}
 	if *update {

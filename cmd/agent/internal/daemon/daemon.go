@@ -54,6 +54,7 @@ type daemon struct {
 	telemetry *telemetry.Telemetry
 	outlets   []*outlet
 	history   *api.History
+	refusals  api.Refusals
 	listener  net.Listener   // nil: nothing is served
 	sending   sync.WaitGroup // of the outlets
 
@@ -116,7 +117,7 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	d.telemetry, err = telemetry.New(ctx, telemetry.Config{
 		Version: d.Version, Host: host, Snapshot: own.Snapshot, Log: d.log, Health: d.health, Push: push,
-	}, Metrics(own, d.outlets))
+	}, Metrics(own, d.outlets, d.history, &d.refusals))
 	return err
 }
 
@@ -156,6 +157,7 @@ func (d *daemon) serve(ctx context.Context) {
 	handler := api.NewServer(api.Config{
 		Source: source{d}, History: d.history, Metrics: d.telemetry.Page(), Healthz: d.health.Healthz(),
 		Readyz: telemetry.Readyz(d.readiness), AllowRemote: d.Settings.Listen.AllowRemote,
+		Working: d.service.Working, Refusals: &d.refusals,
 	})
 	listener := d.listener
 	d.listener = nil // Serve closes it

@@ -4,14 +4,26 @@ import (
 	"time"
 
 	"github.com/kalypso-dev/kalypso/exporter/spool"
+	"github.com/kalypso-dev/kalypso/profiler/api"
 	"github.com/kalypso-dev/kalypso/profiler/pipeline"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
 )
 
 // Metrics are all that the agent tells of itself but for what package telemetry
-// adds. own and outlets may hold nothing where only the descriptions are wanted.
-func Metrics(own *pipeline.Metrics, outlets []*outlet) []telemetry.Metric {
-	list := own.List()
+// adds. What they are read from may be empty where only the descriptions are
+// wanted.
+func Metrics(own *pipeline.Metrics, outlets []*outlet, history *api.History, refusals *api.Refusals) []telemetry.Metric {
+	list := append(own.List(), historyMetrics(history)...)
+	list = append(list, telemetry.Metric{
+		Name: "kalypso_agent_api_refused_total", Unit: "{request}", Kind: telemetry.Counter, Labels: []string{"status"},
+		Description: "Requests that the local API refused: 403 from another machine or for another origin, 429 over the allowance, 503 with nothing to show or no memory to show it.",
+		Read: func(observe telemetry.Observe) {
+			st := refusals.Stats()
+			observe(float64(st.Forbidden), "403")
+			observe(float64(st.TooManyRequests), "429")
+			observe(float64(st.Unavailable), "503")
+		},
+	})
 	each := func(name, unit, description string, kind telemetry.Kind, read func(*outlet, *spool.Stats) float64) {
 		list = append(list, telemetry.Metric{
 			Name: name, Unit: unit, Description: description, Kind: kind, Labels: []string{"export"},
@@ -98,6 +110,25 @@ func Metrics(own *pipeline.Metrics, outlets []*outlet) []telemetry.Metric {
 	counter("kalypso_agent_spool_disk_errors_total", "{error}", "Errors of the spool's disk.",
 		func(_ *outlet, s *spool.Stats) float64 { return float64(s.DiskErrors) })
 	return list
+}
+
+func historyMetrics(h *api.History) []telemetry.Metric {
+	return []telemetry.Metric{
+		{
+			Name: "kalypso_agent_history_bytes", Unit: "By", Kind: telemetry.Gauge,
+			Description: "Memory of the last minutes that are kept for the local API.",
+			Read:        func(observe telemetry.Observe) { observe(float64(h.Stats().Bytes)) },
+		},
+		{
+			Name: "kalypso_agent_history_evicted_total", Unit: "{segment}", Kind: telemetry.Counter, Labels: []string{"reason"},
+			Description: "Segments that left the history because they were old enough, or for the memory budget.",
+			Read: func(observe telemetry.Observe) {
+				st := h.Stats()
+				observe(float64(st.Evicted.Age), "age")
+				observe(float64(st.Evicted.Budget), "budget")
+			},
+		},
+	}
 }
 
 func age(t time.Time) float64 {

@@ -36,7 +36,7 @@ func TestEachExportHasSeriesOfItsOwn(t *testing.T) {
 	list := outlets(t, &config.Config{Export: []config.Export{a, b}})
 	list[0].encoded.Store(1)
 	list[1].encoded.Store(2)
-	for _, m := range Metrics(pipeline.NewMetrics(nil), list) {
+	for _, m := range Metrics(pipeline.NewMetrics(nil), list, nil, nil) {
 		if !slices.Equal(m.Labels, []string{"export"}) {
 			continue
 		}
@@ -65,7 +65,7 @@ func TestFilesInTheSpoolAreMetrics(t *testing.T) {
 		}
 	}
 	got := map[string]float64{}
-	for _, m := range Metrics(pipeline.NewMetrics(nil), outlets(t, s)) {
+	for _, m := range Metrics(pipeline.NewMetrics(nil), outlets(t, s), nil, nil) {
 		if strings.HasPrefix(m.Name, "kalypso_agent_spool_") && strings.Contains(m.Name, "_files") {
 			m.Read(func(value float64, _ ...string) { got[m.Name] = value })
 		}
