@@ -45,7 +45,8 @@ func dropPrivileges() error {
 	}
 	errs = append(errs, inAllThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL))
 	errs = append(errs, inAllThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1))
-	data := only(keep)
+	low, high := uint32(keep), uint32(keep>>32)
+	data := [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
 	errs = append(errs, inAllThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data[0]))))
 	return errors.Join(errs...)
 }
@@ -53,10 +54,9 @@ func dropPrivileges() error {
 // privileges are the capabilities that the agent may use, and which of them it
 // keeps.
 func privileges() (have, keep uint64, err error) {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return 0, 0, fmt.Errorf("read capabilities: %w", err)
+	data, err := capabilities()
+	if err != nil {
+		return 0, 0, err
 	}
 	have = uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32
 	for _, c := range kept {
@@ -68,33 +68,30 @@ func privileges() (have, keep uint64, err error) {
 	return have, keep & have, nil
 }
 
-// only is capabilities as capset(2) takes them.
-func only(keep uint64) [2]unix.CapUserData {
-	low, high := uint32(keep), uint32(keep>>32)
-	return [2]unix.CapUserData{{Effective: low, Permitted: low}, {Effective: high, Permitted: high}}
+// capabilities are those of the calling thread.
+func capabilities() (data [2]unix.CapUserData, err error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return data, fmt.Errorf("read capabilities: %w", err)
+	}
+	return data, nil
 }
 
 // checkWritable says whether files can be made in a folder once privileges are
 // dropped: before that, CAP_DAC_OVERRIDE lets root write to what is another
-// user's. It makes one, in a thread that has given them up and that ends with
-// it: so ACLs and network file systems have their say. What else is wrong with a
-// folder is for its owner to find, and one that is missing will be the agent's.
+// user's. What else is wrong with a folder is for its owner to find, and one
+// that is missing will be the agent's.
 func checkWritable(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		done <- tryUnprivileged(dir)
-	}()
-	err := <-done
-	if !errors.Is(err, fs.ErrPermission) {
-		return nil
+	denied, err := deniedUnprivileged(dir)
+	if err != nil || !denied {
+		return err
 	}
-	info, statErr := os.Stat(dir)
-	if statErr != nil {
-		return nil
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at the folder %s: %w", dir, err)
 	}
 	const drops = "the agent gives up CAP_DAC_OVERRIDE when it begins to sample"
 	fault := &profiler.Fault{
@@ -111,22 +108,35 @@ func checkWritable(dir string) error {
 	return fault
 }
 
-// tryUnprivileged makes a file and removes it, with the capabilities that are
-// kept. The thread that calls it has no others from then on.
-func tryUnprivileged(dir string) error {
+// deniedUnprivileged makes a file and removes it, in a thread that for so long
+// uses only the capabilities that are kept: so ACLs and network file systems
+// have their say. The thread takes the others back: they must be the same in
+// all threads when they are dropped.
+func deniedUnprivileged(dir string) (denied bool, err error) {
 	_, keep, err := privileges()
 	if err != nil {
-		return err
+		return false, err
 	}
-	data := only(keep)
-	if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
-		return fmt.Errorf("give up capabilities: %w", err)
-	}
-	f, err := os.CreateTemp(dir, ".kalypso-agent-*")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	had, err := capabilities()
 	if err != nil {
-		return err
+		return false, err
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	less := had
+	less[0].Effective, less[1].Effective = uint32(keep), uint32(keep>>32)
+	if err := unix.Capset(&header, &less[0]); err != nil {
+		return false, fmt.Errorf("use fewer capabilities: %w", err)
+	}
+	f, wrong := os.CreateTemp(dir, ".kalypso-agent-*")
+	if wrong == nil {
+		wrong = errors.Join(f.Close(), os.Remove(f.Name()))
+	}
+	if err := unix.Capset(&header, &had[0]); err != nil {
+		return false, fmt.Errorf("use all capabilities again: %w", err)
+	}
+	return errors.Is(wrong, fs.ErrPermission), nil
 }
 
 var errNotStatic = errors.New("this build uses cgo, and cannot speak for all of its threads: build it with CGO_ENABLED=0")

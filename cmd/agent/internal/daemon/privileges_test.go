@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -45,6 +46,12 @@ func TestFoldersThatTheAgentCannotGoOnWritingTo(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			before, err := capabilities()
+			if err != nil {
+				t.Fatal(err)
+			}
 			d := &daemon{settings: &config.Config{}, log: telemetry.NewLogger(t.Output(), nil, telemetry.Text)}
 			defer d.log.Close()
 			d.settings.Spool.Dir, d.settings.OTLP.Endpoint, d.settings.OTLP.Insecure = spools, "127.0.0.1:4040", true
@@ -60,6 +67,9 @@ func TestFoldersThatTheAgentCannotGoOnWritingTo(t *testing.T) {
 				case tt.why != "" && (!errors.As(err, &fault) || !strings.Contains(fault.Why.Error(), tt.why) || !strings.HasPrefix(fault.Fix, tt.fix)):
 					t.Errorf("%s: got %v, want a fault: %s, %s", e, err, tt.why, tt.fix)
 				}
+			}
+			if after, err := capabilities(); err != nil || after != before {
+				t.Errorf("the thread has the capabilities %v, %v; it had %v", after, err, before)
 			}
 			for _, dir := range []string{profiles, spool} {
 				if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
