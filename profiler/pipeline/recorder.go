@@ -98,10 +98,13 @@ func (s *Service) beginRecording(r *recorder) error {
 		return ErrBehind
 	}
 	r.from = s.seq
+	if s.budget.limit > 0 && s.budget.bank < 0 {
+		r.hz = 0 // while something is owed, nobody gets more
+	}
 	s.mu.Lock()
 	s.recording[r] = true
 	s.mu.Unlock()
-	s.setOverride()
+	s.setRate(s.rate())
 	return nil
 }
 
@@ -117,7 +120,7 @@ func (s *Service) endRecording(r *recorder) bool {
 	r.hz = 0
 	// Somebody else may have cut it since the last attempt.
 	ended = ended || s.seq > r.to || s.cut(false)
-	s.setOverride()
+	s.setRate(s.rate())
 	return ended || s.seq > r.to // a change of the rate is a cut, too
 }
 
@@ -131,16 +134,6 @@ func (s *Service) rate() int {
 	}
 	s.mu.Unlock()
 	return s.memory.rate(hz)
-}
-
-// setOverride sets the rate when a recording began or ended.
-func (s *Service) setOverride() {
-	hz := s.rate()
-	s.override = 0
-	if hz > s.memory.rate(s.budget.rate) {
-		s.override = hz
-	}
-	s.setRate(hz)
 }
 
 // publish gives a named segment to the recordings that want it.

@@ -108,7 +108,6 @@ type Service struct {
 
 	// Of the loop.
 	budget    *cpuBudget
-	override  int // a rate that somebody asked for, for a while; 0: none
 	hz        int
 	start     time.Time // of the current segment
 	seq       uint64    // of the current segment
@@ -313,16 +312,6 @@ func (s *Service) cut(last bool) bool {
 	return true
 }
 
-// samplerGone says that no cut will succeed any more.
-func (s *Service) samplerGone() bool {
-	select {
-	case <-s.sampler.Ended():
-		return true
-	default:
-		return false
-	}
-}
-
 // Working says that the agent works for somebody who asks it something, until
 // done is called. What that costs is reported with the rest, but does not steer
 // the sampling rate: to look at a profile must not cost the samples of the next.
@@ -374,11 +363,8 @@ func (s *Service) keepToBudget() {
 	if worked := s.worked.Swap(false); worked || s.working.Load() > 0 {
 		share = min(share, s.budget.limit)
 	}
-	rate := s.memory.rate(s.budget.observe(share))
-	if s.override > 0 {
-		rate = s.override
-	}
-	s.setRate(rate)
+	s.budget.observe(share)
+	s.setRate(s.rate())
 }
 
 // setRate changes the rate; the segment ends, so that every profile has one.
@@ -435,7 +421,7 @@ func (s *Service) Apply(ctx context.Context, set Settings) error {
 		s.who.relabel(set.ServiceName, set.Labels)
 		s.budget.reset(set.CPUBudget, set.Frequency)
 		s.memory.reset(set.MemoryBudget)
-		s.setOverride()
+		s.setRate(s.rate())
 	})
 }
 

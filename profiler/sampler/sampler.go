@@ -156,9 +156,6 @@ func (s *Sampler) Cut(fn func()) error {
 	}
 }
 
-// Ended is closed when nothing is read any more.
-func (s *Sampler) Ended() <-chan struct{} { return s.ended }
-
 // cut does what waits to be done.
 func (s *Sampler) cut() {
 	select {

@@ -23,6 +23,9 @@ func (s source) Record(ctx context.Context, d time.Duration, hz int) ([]api.Segm
 	if errors.Is(err, pipeline.ErrBehind) {
 		err = errors.Join(api.ErrBusy, err)
 	}
+	if errors.Is(err, pipeline.ErrTooLarge) {
+		err = errors.Join(api.ErrTooLarge, err)
+	}
 	if err != nil {
 		return nil, err
 	}
