@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -298,9 +297,16 @@ type workload struct {
 // spin starts a workload; it ends with the test.
 func spin(t *testing.T, path string, args ...string) *workload {
 	t.Helper()
-	w := &workload{t: t, cmd: exec.Command(path, args...), err: make(chan error, 1)}
-	w.cmd.Stdout, w.cmd.Stderr = &w.out, io.Discard
+	return spinAs(t, &syscall.SysProcAttr{}, path, args...)
+}
+
+// spinAs starts a workload in a way of its own.
+func spinAs(t *testing.T, attr *syscall.SysProcAttr, path string, args ...string) *workload {
+	t.Helper()
+	w := &workload{t: t, err: make(chan error, 1)}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		w.cmd = exec.Command(path, args...)
+		w.cmd.Stdout, w.cmd.SysProcAttr = &w.out, attr
 		err := w.cmd.Start()
 		if err == nil {
 			break
@@ -310,8 +316,6 @@ func spin(t *testing.T, path string, args ...string) *workload {
 		if !errors.Is(err, syscall.ETXTBSY) || time.Now().After(deadline) {
 			t.Fatal(err)
 		}
-		w.cmd = exec.Command(path, args...)
-		w.cmd.Stdout, w.cmd.Stderr = &w.out, io.Discard
 	}
 	w.pid = w.cmd.Process.Pid
 	go func() { w.err <- w.cmd.Wait() }()

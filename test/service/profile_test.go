@@ -122,8 +122,13 @@ type usage struct {
 	cut      uint64 // samples whose stack does not begin at the program's start
 }
 
-// usageOf adds up the samples that have a frame of the module, between two
-// moments; a zero one is no limit.
+// ofService gives the profiles of a workload.
+func ofService(list []profile, service string) []profile {
+	return slices.DeleteFunc(list, func(p profile) bool { return p.service != service })
+}
+
+// usageOf adds up the samples that have a frame of the module (all, if it is
+// empty), between two moments; a zero one is no limit.
 func usageOf(list []profile, module string, from, to time.Time) usage {
 	u := usage{function: map[string]uint64{}, services: map[string]uint64{}, periods: map[time.Duration]uint64{}}
 	for i := range list {
@@ -133,14 +138,14 @@ func usageOf(list []profile, module string, from, to time.Time) usage {
 		}
 		for j := range p.stacks {
 			s := &p.stacks[j]
-			if !s.in(module) {
+			if module != "" && !s.in(module) {
 				continue
 			}
 			u.samples += s.count
 			u.cpu += time.Duration(s.count) * p.period
 			u.services[p.service] += s.count
 			u.periods[p.period] += s.count
-			if s.frames[0].name != "_start" {
+			if len(s.frames) == 0 || s.frames[0].name != "_start" {
 				u.cut += s.count
 			}
 			names := map[string]bool{}
