@@ -18,63 +18,32 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kalypso-dev/kalypso/bpf/bpftest"
+	"github.com/kalypso-dev/kalypso/test/internal/script"
 )
 
-// The environment hands what was built to the tests, so that no variable of the
-// package has to.
-const (
-	binDir = "KALYPSO_TEST_BIN"
-	long   = "KALYPSO_LONG"
-)
+// long is the variable that asks for the long forms.
+const long = "KALYPSO_LONG"
 
 // update rewrites docs/reference/capabilities.md.
 var update = flag.Bool("update", false, "rewrite docs/reference/capabilities.md")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(buildAndRun(m))
-}
-
-func buildAndRun(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "kalypso-service-")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		err = os.Chmod(dir, 0o755) // other users start what is in it
-	}
-	if err == nil {
-		err = build(dir)
-	}
-	if err == nil {
-		err = os.Setenv(binDir, dir)
-	}
-	// Tests that run at once mostly wait, for a backend that is away.
-	if err == nil {
-		err = flag.Set("test.parallel", "12")
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "build kalypso-agent:", err)
-		return 1
-	}
-	code := m.Run()
+	code := script.Main(m, "kalypso-agent", "../../cmd/agent", func() error {
+		// Tests that run at once mostly wait, for a backend that is away.
+		return flag.Set("test.parallel", "12")
+	})
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
 	}
-	return code
-}
-
-func build(dir string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-X main.version=v0.0.0-test",
-		"-o", filepath.Join(dir, "kalypso-agent"), "../../cmd/agent")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	return cmd.Run()
+	os.Exit(code)
 }
 
 // program is the path of the agent.
-func program() string { return filepath.Join(os.Getenv(binDir), "kalypso-agent") }
+func program() string { return filepath.Join(script.Dir(), "kalypso-agent") }
 
 // inLong says whether the long forms run.
 func inLong() bool { return os.Getenv(long) == "1" }
