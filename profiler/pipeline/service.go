@@ -197,7 +197,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s.ticks.naming = s.stage("naming", stuckNamingAfter)
 	s.memory = newMemory(s)
 	s.engine, err = openEngine(Config{
-		Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Rows: s.memory.rows(), Failed: s.failed, tick: s.ticks.sampler,
+		Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Failed: s.failed, tick: s.ticks.sampler,
 	}, aggregate.Config{
 		FirstSeen: func(pid profiler.PID, comm string) { s.who.see(pid, comm) },
 		MaxBytes:  s.memory.windowBytes(),

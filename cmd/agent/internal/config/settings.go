@@ -174,7 +174,7 @@ func settings() []setting {
 
 		running(one("cpu.budget", between(percent(), 0.05, 100), "1%", "CPU time that the agent may take of all CPUs together; above it the sampling rate falls",
 			func(c *Config) *Percent { return &c.CPU.Budget })),
-		running(one("memory.budget", between(size(), 64<<20, 1<<40), "128Mi", "memory that the agent may take, BPF maps included",
+		running(one("memory.budget", between(size(), 96<<20, 1<<40), "128Mi", "memory that the agent may take, BPF maps included",
 			func(c *Config) *Bytes { return &c.Memory.Budget })),
 		one("history", between(duration(), 0, 24*time.Hour), "15m", "how long profiles stay in memory for the local API, within memory.budget; 0s: not at all",
 			func(c *Config) *time.Duration { return &c.History }),
