@@ -54,6 +54,7 @@ type memory struct {
 	lookups  int
 	trims    atomic.Uint64
 	steps    uint64 // changes of pressure
+	roomy    bool   // there was room when it was looked last
 	samples  [2]metrics.Sample
 }
 
@@ -152,9 +153,14 @@ func (m *memory) named() {
 	}
 }
 
-// look is called every second.
+// look is called every second. Measuring is not free: where there is room it
+// happens less often.
 func (m *memory) look() {
-	if now := time.Now(); now.Sub(m.looked) >= 3*time.Second {
+	every := 3 * time.Second
+	if m.roomy {
+		every = 12 * time.Second
+	}
+	if now := time.Now(); now.Sub(m.looked) >= every {
 		m.looked = now
 		m.adjust(now)
 	}
@@ -167,6 +173,7 @@ func (m *memory) adjust(now time.Time) {
 	if budget > 0 {
 		m.limitHeap(budget, resident)
 		m.press(now, budget, resident+m.maps)
+		m.roomy = resident+m.maps < budget*roomyPercent/100
 	}
 	s := m.service
 	st := MemoryStats{
