@@ -13,5 +13,10 @@ func certManager() Component {
 			{Name: "cert-manager-webhook", Ports: []int{443}},
 		},
 		Groups: []string{"acme.cert-manager.io", "cert-manager.io"},
+		Trial: `apiVersion: cert-manager.io/v1
+kind: Issuer
+metadata: {name: kalypso-trial}
+spec: {selfSigned: {}}
+`,
 	}
 }

@@ -22,6 +22,10 @@ type Component struct {
 	Serves    []Service
 	Secrets   []Secret
 	Groups    []string // API groups of the custom resources that it brings
+
+	// Trial is an object that its webhook lets in once it works, as YAML; empty
+	// where nobody waits for a webhook. It is only ever created in a dry run.
+	Trial string
 }
 
 // Service is what others reach a component by.

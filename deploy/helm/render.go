@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chartutil"
 	"helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/release"
@@ -61,16 +62,9 @@ func (e *ValuesError) Unwrap() error { return e.err }
 // from archives. The same input gives the same bytes. An error is a
 // profiler.Fault where the values or the archives are at fault.
 func Render(c *Chart, archives *Archives, r Release, values Values) (*Manifests, error) {
-	loaded, err := c.load()
+	loaded, err := c.withDependencies(archives, values)
 	if err != nil {
 		return nil, err
-	}
-	for _, d := range c.Dependencies(values) {
-		dependency, err := archives.load(d)
-		if err != nil {
-			return nil, err
-		}
-		loaded.AddDependency(dependency)
 	}
 	caps, err := capabilities(r.KubeVersion)
 	if err != nil {
@@ -106,20 +100,42 @@ func Render(c *Chart, archives *Archives, r Release, values Values) (*Manifests,
 		}
 	}
 	for _, h := range hooks {
-		o, err := parse(h.Path, h.Manifest)
+		o, err := hook(h)
 		if err != nil {
 			return nil, err
-		}
-		for _, e := range h.Events {
-			if e != release.HookTest {
-				o.Events = append(o.Events, e.String())
-			}
 		}
 		if len(o.Events) > 0 {
 			m.Hooks = append(m.Hooks, o)
 		}
 	}
 	return m, nil
+}
+
+// withDependencies is the chart with those that these values switch on.
+func (c *Chart) withDependencies(archives *Archives, values Values) (*chart.Chart, error) {
+	loaded, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range c.Dependencies(values) {
+		dependency, err := archives.load(d)
+		if err != nil {
+			return nil, err
+		}
+		loaded.AddDependency(dependency)
+	}
+	return loaded, nil
+}
+
+// hook reads a hook; one that is for "helm test" alone has no Events.
+func hook(h *release.Hook) (Object, error) {
+	o, err := parse(h.Path, h.Manifest)
+	for _, e := range h.Events {
+		if e != release.HookTest {
+			o.Events = append(o.Events, e.String())
+		}
+	}
+	return o, err
 }
 
 // fault says that a chart cannot be rendered with its values.

@@ -232,6 +232,19 @@ func (c *Config) Values(name string) helm.Values {
 	return v
 }
 
+// Base gives what the profile tells the chart of a component.
+func (c *Config) Base(name string) helm.Values { return helm.Merge(c.find(name).layers[1].values) }
+
+// Given is what the file and --set tell the chart of a component.
+func (c *Config) Given(name string) helm.Values {
+	v := c.find(name).merged(2)
+	delete(v, enabledKey)
+	return v
+}
+
+// ProfileGiven says whether somebody chose the profile.
+func (c *Config) ProfileGiven() bool { return c.profileOrigin != "default" }
+
 // merged lays layers on top of each other, beginning with this one.
 func (p *part) merged(from int) helm.Values {
 	var values []helm.Values
