@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/near"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// clusterFlags are the flags of verbs that talk to a cluster.
+type clusterFlags struct {
+	kubeconfig string
+	context    string
+	timeout    time.Duration // zero is no limit
+}
+
+func (f *clusterFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.context, "context", "", "context of the kubeconfig (the current one)")
+	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "`FILE` that says how to reach clusters ($KUBECONFIG, ~/.kube/config)")
+}
+
+// registerTimeout is for verbs that wait.
+func (f *clusterFlags) registerTimeout(flags *pflag.FlagSet, limit time.Duration, what string) {
+	flags.DurationVar(&f.timeout, "timeout", limit, what)
+}
+
+// complete completes the names of contexts.
+func (f *clusterFlags) complete(cmd *cobra.Command) {
+	_ = cmd.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return kube.Contexts(f.config()), cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+func (f *clusterFlags) config() kube.Config {
+	return kube.Config{Kubeconfig: f.kubeconfig, Context: f.context}
+}
+
+// connect reaches the cluster, and refuses one that is too old for the stack.
+func (f *clusterFlags) connect(ctx context.Context) (*kube.Cluster, error) {
+	cluster, err := kube.Connect(quiet(ctx), f.config())
+	return cluster, nearContext(err)
+}
+
+// limited is ctx until --timeout is over.
+func (f *clusterFlags) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if f.timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, f.timeout)
+}
+
+// quiet silences the log of client-go, which tells of every retry. What matters
+// comes as an error.
+func quiet(ctx context.Context) context.Context {
+	klog.SetLogger(logr.Discard())
+	return ctx
+}
+
+// nearContext adds the context that was probably meant.
+func nearContext(err error) error {
+	var unknown *kube.ContextError
+	var fault *profiler.Fault
+	if !errors.As(err, &unknown) || !errors.As(err, &fault) {
+		return err
+	}
+	if word := near.Word(unknown.Name, unknown.Contexts); word != "" {
+		better := *fault
+		better.Fix = "--context " + word
+		return &better
+	}
+	return err
+}
