@@ -43,6 +43,7 @@ func newRootCommand() *cobra.Command {
 		newArgoCDCommand(),
 		newConfigCommand(),
 		newExplainCommand(),
+		newBucketsCommand(),
 		cli.NewVersionCommand("kalypsoctl", cli.ReadBuildInfo(version, commit)),
 		newCompletionCommand(),
 	)

@@ -232,6 +232,7 @@ func TestLibrariesHaveOneRoom(t *testing.T) {
 		"github.com/cilium/ebpf":               {"bpf", "profiler/sampler", "cmd/agent/internal/doctor"},
 		"go.yaml.in/yaml/":                     {"cmd/agent/internal/config", "cmd/kalypsoctl/internal/config"},
 		"helm.sh/helm/":                        {"deploy/helm"},
+		"github.com/minio/minio-go/":           {"deploy/bucket"},
 		"sigs.k8s.io/yaml":                     {"deploy/helm", "deploy/argocd"},
 		"github.com/google/pprof/":             {"exporter/format", "viewer", "exporter/pyroscope", "exporter/file"},
 		"github.com/ianlancetaylor/demangle":   {"profiler/demangle"},

@@ -29,6 +29,7 @@ const (
 	ExitFailed      = 1
 	ExitUsage       = 2
 	ExitNotHealthy  = 3
+	ExitTimedOut    = 5
 	ExitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
@@ -53,6 +54,18 @@ func (e usageError) ExitCode() int { return ExitUsage }
 
 // Wrong makes err one that ends with the exit code of wrong usage.
 func Wrong(err error) error { return usageError{err} }
+
+// timedOut is an error that waiting longer may mend.
+type timedOut struct{ error }
+
+// Unwrap gives what was waited for, so that a profiler.Fault is printed whole.
+func (e timedOut) Unwrap() error { return e.error }
+
+// ExitCode is that of waiting in vain.
+func (timedOut) ExitCode() int { return ExitTimedOut }
+
+// TimedOut makes err one that ends with the exit code of waiting in vain.
+func TimedOut(err error) error { return timedOut{err} }
 
 // Usage is an error of wrong usage that says what is wrong and what to type
 // instead.

@@ -29,6 +29,8 @@ func TestReport(t *testing.T) {
 		{"a wrapped fault too", context.Background(), fmt.Errorf("record: %w", fault), 1,
 			"error: there is no process 7\ncause: open /proc/7/maps: no such file\nfix:   pgrep name\n"},
 		{"usage", context.Background(), Usage("type b", "a is wrong"), 2, "error: a is wrong\nfix:   type b\n"},
+		{"waited in vain", context.Background(), TimedOut(fault), 5,
+			"error: there is no process 7\ncause: open /proc/7/maps: no such file\nfix:   pgrep name\n"},
 		{"a code of its own, silently", context.Background(), Exit(77), 77, ""},
 		{"a wrapped code too", context.Background(), fmt.Errorf("command: %w", Exit(77)), 77, ""},
 		{"the reader went away", context.Background(), fmt.Errorf("write: %w", syscall.EPIPE), 1, ""},

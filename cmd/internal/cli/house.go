@@ -77,6 +77,9 @@ Flags:
 func firstExamples(cmds []*cobra.Command) string {
 	var lines strings.Builder
 	for _, c := range cmds {
+		if c.Hidden {
+			continue
+		}
 		first, _, _ := strings.Cut(c.Example, "\n")
 		typed, does, found := strings.Cut(strings.TrimSpace(first), "   ")
 		if found {
