@@ -70,6 +70,8 @@ func TestEnsure(t *testing.T) {
 			what: "bucket b-1 belongs to somebody else in http://127.0.0.1", fixSays: "another name"},
 		{name: "an unknown key", store: answers{head: []answer{forbidden}, put: []answer{{403, "InvalidAccessKeyId"}}},
 			what: "refuses the key key", fixSays: "AWS_ACCESS_KEY_ID"},
+		{name: "an unknown key in other words", store: answers{head: []answer{missing}, put: []answer{{404, "XAdminUserNotFound"}}},
+			what: "refuses the key key", fixSays: "AWS_ACCESS_KEY_ID"},
 		{name: "a wrong secret", store: answers{head: []answer{forbidden}, put: []answer{{403, "SignatureDoesNotMatch"}}},
 			what: "refuses the key key", fixSays: "AWS_SECRET_ACCESS_KEY"},
 		{name: "a key without rights", store: answers{head: []answer{forbidden}, put: []answer{{403, "AccessDenied"}}},

@@ -60,7 +60,7 @@ func (s *Store) fault(name string, err error) error {
 	}
 	why := fmt.Errorf("it answers %s: %s", answer.Code, answer.Message)
 	switch answer.Code {
-	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch:
+	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, "XAdminUserNotFound": // the last is Versity Gateway's
 		return &profiler.Fault{What: fmt.Sprintf("the object store %s refuses the key %s", s.endpoint, s.account), Why: why,
 			Fix: "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY have to be those of an account of this store"}
 	case minio.BucketAlreadyExists:
