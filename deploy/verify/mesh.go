@@ -39,13 +39,13 @@ func (c *Config) proveMesh(ctx context.Context, istiod component.Component) chec
 	}
 	pod, err := c.Client.CoreV1().Pods(istiod.Namespace).Create(ctx, probePod(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	if err != nil {
-		return check.Fail("istiod %s serves, a pod that asks for its proxy is refused: %v", version, err)
+		return check.Fail("istiod %s serves; a pod that asks for its proxy is refused:\n%v", version, err)
 	}
 	if image := proxyImage(pod); image == "" || image == autoImage {
-		return check.Fail("istiod %s serves, its webhook did not put the proxy into a pod", version).
+		return check.Fail("istiod %s serves; a pod that asked for its proxy did not get it", version).
 			WithFix("kubectl describe mutatingwebhookconfiguration istio-sidecar-injector     says where the API server sends pods")
 	}
-	return check.Pass("istiod %s serves, and its webhook puts the proxy into a pod", version)
+	return check.Pass("istiod %s serves and injects its proxy", version)
 }
 
 // versionText is "1.30.3-HASH-Clean".

@@ -45,11 +45,11 @@ func (c *Config) proveProfiles(ctx context.Context, store component.Component) c
 	defer out.Close()
 	id, at := newID(), time.Now()
 	if err := c.push(ctx, out, probe(id, at)); err != nil {
-		return check.Fail("no profile could be written: %v", err).WithFix("%s", c.fix(store, err))
+		return check.Fail("no profile could be written:\n%v", err).WithFix("%s", c.fix(store, err))
 	}
 	percent, err := c.awaitHot(ctx, out, id, at)
 	if err != nil {
-		return check.Fail("a profile that %s took was not found: %v", out, err).WithFix("%s", c.fix(store, err))
+		return check.Fail("a profile that %s took was not found:\n%v", out, err).WithFix("%s", c.fix(store, err))
 	}
 	if percent != hotPercent {
 		return check.Fail("%s is at %.4g %% in Pyroscope, %d %% was written", hotFunction, percent, hotPercent)

@@ -163,7 +163,7 @@ func (c *Config) prove(ctx context.Context, s *signal, store component.Component
 
 	id, at := newID(), time.Now()
 	if err := c.write(ctx, in, s.message(id, at)); err != nil {
-		return check.Fail("no %s could be written: %v", s.datum, err).WithFix("%s", c.fix(in.service.component, err))
+		return check.Fail("no %s could be written:\n%v", s.datum, err).WithFix("%s", c.fix(in.service.component, err))
 	}
 	err := c.await(ctx, s, out, id, at)
 	switch {
@@ -171,7 +171,7 @@ func (c *Config) prove(ctx context.Context, s *signal, store component.Component
 		c.tidy(ctx, s, in, id)
 		return check.Pass("%s written and read back from %s", s.datum, s.name)
 	case !collected || ctx.Err() != nil:
-		return check.Fail("a %s that %s took was not found: %v", s.datum, in.service, err).WithFix("%s", c.fix(store, err))
+		return check.Fail("a %s that %s took was not found:\n%v", s.datum, in.service, err).WithFix("%s", c.fix(store, err))
 	}
 	return c.locate(ctx, s, direct, out, err)
 }
@@ -179,14 +179,14 @@ func (c *Config) prove(ctx context.Context, s *signal, store component.Component
 // locate finds out who lost what went in at the collector and did not come out
 // of the store: the same is written to the store itself.
 func (c *Config) locate(ctx context.Context, s *signal, direct entry, out *service, lost error) check.Outcome {
-	detail := fmt.Sprintf("a %s that the collector took did not come to %s: %v", s.datum, s.name, lost)
+	detail := fmt.Sprintf("a %s that the collector took did not come to %s:\n%v", s.datum, s.name, lost)
 	id, at := newID(), time.Now()
 	err := c.write(ctx, direct, s.message(id, at))
 	if err == nil {
 		err = c.await(ctx, s, out, id, at)
 	}
 	if err != nil {
-		return check.Fail("%s\none that was written to %s itself neither: %v", detail, s.name, err).WithFix("kalypsoctl logs %s", s.store)
+		return check.Fail("%s\nnor did one that was written to %s itself:\n%v", detail, s.name, err).WithFix("kalypsoctl logs %s", s.store)
 	}
 	c.tidy(ctx, s, direct, id)
 	return check.Fail("%s\none that was written to %s itself did: the collector does not deliver", detail, s.name).WithFix("kalypsoctl logs collector")

@@ -49,9 +49,14 @@ type Config struct {
 // written. A ring that forms needs up to half a minute.
 const DefaultPatience = 45 * time.Second
 
-// Limit is how long a proof takes at most: its patience to write, to read, and
-// to find out where the datum was lost.
-const Limit = 3 * DefaultPatience
+// Limit is how long a proof takes at most: its patience to write and to read,
+// and both once more to find out where the datum was lost.
+func (c Config) Limit() time.Duration {
+	if c.Patience == 0 {
+		c.Patience = DefaultPatience
+	}
+	return 4*c.Patience + requestLimit
+}
 
 // IDs of the proofs, in their order.
 func IDs() []string {

@@ -97,7 +97,7 @@ func TestLogs(t *testing.T) {
 		{"a store that is not ready yet is asked again", &store{refuses: 1}, true, "", true, check.Passed, nil, ""},
 		{
 			"a Loki that loses the line is told", &store{loses: true}, true, "", false, check.Failed,
-			[]string{"a line that the collector took did not come to Loki: loki-gateway.loki:80 does not have it after 400ms", "one that was written to Loki itself neither"}, "kalypsoctl logs loki",
+			[]string{"a line that the collector took did not come to Loki:\nloki-gateway.loki:80 does not have it after 400ms", "nor did one that was written to Loki itself"}, "kalypsoctl logs loki",
 		},
 		{
 			"a Loki that loses the line is told, without a collector too", &store{loses: true}, true, "", true, check.Failed,
@@ -109,15 +109,15 @@ func TestLogs(t *testing.T) {
 		},
 		{
 			"a store that stays unready is told in its own words", &store{refuses: 1000}, true, "", true, check.Failed,
-			[]string{"no line could be written: loki-gateway.loki:80 answers 503 Service Unavailable: empty ring"}, "kalypsoctl logs loki",
+			[]string{"no line could be written:\nloki-gateway.loki:80 answers 503 Service Unavailable: empty ring"}, "kalypsoctl logs loki",
 		},
 		{
 			"what was rejected of a request that was accepted is told", &store{rejects: "entry too far behind"}, true, "", true, check.Failed,
-			[]string{"no line could be written: it was not taken: entry too far behind"}, "kalypsoctl logs loki",
+			[]string{"no line could be written:\nit was not taken: entry too far behind"}, "kalypsoctl logs loki",
 		},
 		{
 			"no pod is told at once", &store{}, true, gateway, true, check.Failed,
-			[]string{"no line could be written: reach loki-gateway.loki:80: no pod of Service loki-gateway in namespace loki is ready"}, "kalypsoctl logs loki",
+			[]string{"no line could be written:\nreach loki-gateway.loki:80: no pod of Service loki-gateway in namespace loki is ready"}, "kalypsoctl logs loki",
 		},
 		{
 			"no pod of the collector is the collector's", &store{}, true, collector, false, check.Failed,
@@ -297,9 +297,9 @@ func TestMesh(t *testing.T) {
 		detail  string
 		fix     string
 	}{
-		{"it serves and injects", "1.30.3-abcdef-Clean", "docker.io/istio/proxyv2:1.30.3", nil, check.Passed, "istiod 1.30.3 serves, and its webhook puts the proxy into a pod", ""},
-		{"the webhook is not asked", "1.30.3-abcdef-Clean", "auto", nil, check.Failed, "did not put the proxy into a pod", "mutatingwebhookconfiguration"},
-		{"the webhook fails", "1.30.3-abcdef-Clean", "", context.DeadlineExceeded, check.Failed, "is refused: context deadline exceeded", "kalypsoctl logs istiod"},
+		{"it serves and injects", "1.30.3-abcdef-Clean", "docker.io/istio/proxyv2:1.30.3", nil, check.Passed, "istiod 1.30.3 serves and injects its proxy", ""},
+		{"the webhook is not asked", "1.30.3-abcdef-Clean", "auto", nil, check.Failed, "did not get it", "mutatingwebhookconfiguration"},
+		{"the webhook fails", "1.30.3-abcdef-Clean", "", context.DeadlineExceeded, check.Failed, "is refused:\ncontext deadline exceeded", "kalypsoctl logs istiod"},
 		{"something else answers", "<html>", "", nil, check.Failed, `tells no version but "<html>"`, "kalypsoctl logs istiod"},
 	}
 	for _, tt := range tests {
