@@ -57,6 +57,9 @@ func NewClient(getter genericclioptions.RESTClientGetter, namespace, kubeVersion
 		return nil, fmt.Errorf("make a client for releases: %w", err)
 	}
 	c.cfg.Capabilities = caps
+	// With it Helm would answer a chart's lookups from the cluster, and install
+	// something else than Render shows.
+	c.cfg.RESTClientGetter = nil
 	return c, nil
 }
 
