@@ -87,13 +87,13 @@ func Open(ctx context.Context, c Config) (*Cluster, error) {
 	if err := cluster.clients(); err != nil {
 		return nil, k.fault(err)
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, answerLimit, errNoAnswer)
+	limited, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	started := time.Now()
 	body, err := cluster.Client.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(limited)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return nil, cause
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return nil, context.Cause(ctx)
 		}
 		if limited.Err() != nil {
 			err = errNoAnswer
@@ -111,7 +111,7 @@ func Open(ctx context.Context, c Config) (*Cluster, error) {
 
 var (
 	errNoKubernetes = errors.New("what answers is not a Kubernetes API server")
-	errNoAnswer     = fmt.Errorf("no answer in %s", answerLimit)
+	errNoAnswer     = errors.New("no answer")
 )
 
 // clients makes the clients, which share one pool of connections.

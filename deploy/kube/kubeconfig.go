@@ -10,7 +10,7 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -120,6 +120,15 @@ func (k *kubeconfig) check(r *clientcmd.ClientConfigLoadingRules, raw *clientcmd
 	case ctx.AuthInfo != "" && raw.AuthInfos[ctx.AuthInfo] == nil:
 		return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names user %q, who is not in the kubeconfig", ctx.AuthInfo), Fix: whichFileHelp}
 	}
+	user := raw.AuthInfos[ctx.AuthInfo]
+	if user == nil {
+		user = &clientcmdapi.AuthInfo{}
+	}
+	for _, file := range []string{raw.Clusters[ctx.Cluster].CertificateAuthority, user.ClientCertificate, user.ClientKey, user.TokenFile} {
+		if _, err := os.Stat(file); file != "" && err != nil {
+			return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names a file: %w", err), Fix: whichFileHelp}
+		}
+	}
 	return nil
 }
 
@@ -159,14 +168,14 @@ func (k *kubeconfig) fault(err error) error {
 		invalid   x509.CertificateInvalidError
 		hostname  x509.HostnameError
 		dns       *net.DNSError
-		notFound  *exec.Error
 	)
 	switch {
 	case k.certificate() != nil:
 		f.What = fmt.Sprintf("the certificate of context %q does not serve any more", k.context)
 		f.Why, f.Fix = k.certificate(), k.renew()
-	case errors.As(err, &notFound):
-		f.Why, f.Fix = fmt.Errorf("the kubeconfig asks %s for credentials: %w", notFound.Name, notFound.Err), "install "+notFound.Name+", or choose another context: "+listContexts
+	case noExecutable.MatchString(err.Error()):
+		name := noExecutable.FindStringSubmatch(err.Error())[1]
+		f.Why, f.Fix = fmt.Errorf("the kubeconfig has %s ask for credentials, which is not installed", name), "install "+name+", or choose another context: "+listContexts
 	case strings.Contains(err.Error(), "getting credentials: exec"):
 		f.Fix = "log in again with the tool that the message names, or choose another context: " + listContexts
 	case apierrors.IsUnauthorized(err):
@@ -194,6 +203,9 @@ func (k *kubeconfig) fault(err error) error {
 	}
 	return f
 }
+
+// noExecutable is how client-go says that a credential plugin is missing.
+var noExecutable = regexp.MustCompile(`executable (\S+) not found`)
 
 func isTimeout(err error) bool {
 	var timeout net.Error
