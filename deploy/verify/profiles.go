@@ -110,13 +110,23 @@ func send(ctx context.Context, to *service, request *exporter.Request) error {
 	receipt, err := sender.Send(ctx, request)
 	switch {
 	case exporter.Refused(err):
-		return &permanentError{cause(err)}
+		return &permanentError{fmt.Errorf("%s refuses it: %s", to, said(err))}
 	case err != nil:
-		return cause(err)
+		return fmt.Errorf("%s does not take it: %s", to, said(err))
 	case receipt.RejectedProfiles > 0:
 		return &permanentError{fmt.Errorf("it was not taken: %s", words([]byte(receipt.Message)))}
 	}
 	return nil
+}
+
+// said is what a server answered, without the address on this machine that was
+// sent to.
+func said(err error) string {
+	var fault *profiler.Fault
+	if errors.As(err, &fault) && fault.Why != nil {
+		err = fault.Why
+	}
+	return words([]byte(err.Error()))
 }
 
 // awaitHot reads the profile as Grafana does, and gives the share of the hot
@@ -198,6 +208,8 @@ func (c *Config) fix(of component.Component, err error) string {
 	case of.Name == "pyroscope" && strings.Contains(text, "leader"):
 		return "kalypsoctl upgrade --set pyroscope.pyroscope.architecture.storage.v1=true --set pyroscope.pyroscope.architecture.storage.v2=false\n" +
 			"one node of Pyroscope's second storage can lose its leader for good (grafana/pyroscope#5257); the first has none"
+	case of.Name == "pyroscope" && strings.Contains(text, "service is unavailable"):
+		return "kalypsoctl logs pyroscope     it answers so while it cannot write to the object store"
 	case strings.Contains(text, "X-Scope-OrgID") || strings.Contains(text, "no org id"):
 		return "the store wants a tenant, which nothing of the stack sends: switch multitenancy off in its values, or put the header into its gateway"
 	case strings.Contains(text, "AccessDenied") || strings.Contains(text, "NoSuchBucket") || strings.Contains(text, "SignatureDoesNotMatch") || strings.Contains(text, "InvalidAccessKeyId"):
