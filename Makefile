@@ -35,6 +35,7 @@ endif
 # Test binaries run as root, the compiler does not. One package at a time:
 # tests that measure shares and rates must not compete for the CPUs.
 ASROOT     = sudo -H env PATH=$(PATH):/usr/sbin:/sbin CI=$(CI) KALYPSO_UNWIND_ALL=$(KALYPSO_UNWIND_ALL) KALYPSO_LONG=$(KALYPSO_LONG) \
+             KALYPSO_TEST_CLUSTER=$$KALYPSO_TEST_CLUSTER \
              KALYPSO_REQUIRE_BPF=$(KALYPSO_REQUIRE_BPF) KALYPSO_REQUIRE_BROWSER=$(KALYPSO_REQUIRE_BROWSER) \
              KALYPSO_REQUIRE_TOOLS=$(KALYPSO_REQUIRE_TOOLS)
 TESTFLAGS ?= -p 1 -count=1 -timeout 30m
@@ -63,6 +64,16 @@ test: ## all tests, with real eBPF, as root; installs what they need
 	@scripts/setup test
 	$(GOTEST) ./...
 
+# Kubernetes is compiled before, as the user: minutes, once. Its own module is
+# vetted here, where all of it is compiled already; check would take as long.
+CLUSTERTESTS ?= ./test/cluster/... ./test/install/... ./deploy/...
+.PHONY: test-cluster
+test-cluster: ## installs on a real Kubernetes, with simulated nodes
+	@scripts/setup test-cluster
+	@KALYPSO_TEST_CLUSTER=$$($(GO) run ./test/cluster/run -build) && export KALYPSO_TEST_CLUSTER && \
+	(cd test/cluster/kubernetes && GOFLAGS=-trimpath $(GO) vet ./...) && \
+	$(GOTEST) $(CLUSTERTESTS)
+
 .PHONY: test-unwind-all
 test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
 	@scripts/setup test
@@ -74,6 +85,21 @@ test-kernels: ## Linux 6.1 and 6.12 on amd64 and arm64, emulated
 	@scripts/setup test-kernels
 	@scripts/kernels bin/kernels
 	KALYPSO_KERNELS=$(CURDIR)/bin/kernels $(GO) test -count=1 -timeout 30m -v ./test/kernels/
+
+# A program writes them: Docker is not needed, and the same commit gives the same
+# bytes. The tag is what the charts ask for.
+CREATED ?= $(shell git log -1 --format=%ct 2>/dev/null)
+.PHONY: images
+images: ## container images of both, amd64 and arm64, into bin/images
+	@scripts/setup build
+	@for arch in amd64 arm64; do \
+		echo "linux/$$arch"; \
+		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/kalypso-agent ./cmd/agent && \
+		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/kalypsoctl ./cmd/kalypsoctl || exit 1; \
+	done
+	@rm -rf bin/images
+	@$(GO) run ./docker/images -tag "$$(sed -n 's/^appVersion: //p' charts/kalypso-agent/Chart.yaml)" \
+		-revision "$(COMMIT)" -created "$(or $(CREATED),0)" -binaries bin -o bin/images
 
 # Seeds run with every "make test"; this looks for new inputs.
 FUZZTIME ?= 30s

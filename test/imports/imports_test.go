@@ -225,20 +225,21 @@ func TestRulesBite(t *testing.T) {
 func TestLibrariesHaveOneRoom(t *testing.T) {
 	own, _ := list(t, "amd64")
 	for library, rooms := range map[string][]string{
-		"go.opentelemetry.io/collector/pdata/": {"exporter/otlp"},
-		"go.opentelemetry.io/otel/":            {"profiler/telemetry"},
-		"github.com/prometheus/":               {"profiler/telemetry"},
-		"google.golang.org/grpc":               {"exporter/otlp", "exporter/transport", "profiler/telemetry"},
-		"github.com/cilium/ebpf":               {"bpf", "profiler/sampler", "cmd/agent/internal/doctor"},
-		"go.yaml.in/yaml/":                     {"cmd/agent/internal/config", "cmd/kalypsoctl/internal/config"},
-		"helm.sh/helm/":                        {"deploy/helm"},
-		"github.com/minio/minio-go/":           {"deploy/bucket"},
-		"sigs.k8s.io/yaml":                     {"deploy/helm", "deploy/argocd"},
-		"github.com/google/pprof/":             {"exporter/format", "viewer", "exporter/pyroscope", "exporter/file"},
-		"github.com/ianlancetaylor/demangle":   {"profiler/demangle"},
-		"github.com/spf13/":                    {"cmd"},
-		"google.golang.org/protobuf/":          {"exporter"},
-		"go.opentelemetry.io/proto/otlp/":      {}, // for tests only
+		"go.opentelemetry.io/collector/pdata/":    {"exporter/otlp"},
+		"go.opentelemetry.io/otel/":               {"profiler/telemetry"},
+		"github.com/prometheus/":                  {"profiler/telemetry"},
+		"google.golang.org/grpc":                  {"exporter/otlp", "exporter/transport", "profiler/telemetry"},
+		"github.com/cilium/ebpf":                  {"bpf", "profiler/sampler", "cmd/agent/internal/doctor"},
+		"go.yaml.in/yaml/":                        {"cmd/agent/internal/config", "cmd/kalypsoctl/internal/config"},
+		"helm.sh/helm/":                           {"deploy/helm"},
+		"github.com/minio/minio-go/":              {"deploy/bucket"},
+		"github.com/google/go-containerregistry/": {"docker/images"},
+		"sigs.k8s.io/yaml":                        {"deploy/helm", "deploy/argocd"},
+		"github.com/google/pprof/":                {"exporter/format", "viewer", "exporter/pyroscope", "exporter/file"},
+		"github.com/ianlancetaylor/demangle":      {"profiler/demangle"},
+		"github.com/spf13/":                       {"cmd"},
+		"google.golang.org/protobuf/":             {"exporter"},
+		"go.opentelemetry.io/proto/otlp/":         {}, // for tests only
 	} {
 		for name, p := range own {
 			for _, dep := range p.Imports {
