@@ -188,3 +188,26 @@ func Profile(ctx context.Context, cluster *kube.Cluster, components []component.
 	}
 	return last.Profile, nil
 }
+
+// OnlyInstalled leaves out the parts that the cluster does not have.
+func (s *Stack) OnlyInstalled(ctx context.Context) error {
+	var parts []Part
+	for _, p := range s.Parts {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		client, err := s.releases(p.Namespace, nil)
+		if err != nil {
+			return err
+		}
+		now, err := client.Find(p.Release)
+		if err != nil {
+			return rights(p.Name, err)
+		}
+		if now != nil {
+			parts = append(parts, p)
+		}
+	}
+	s.Parts = parts
+	return nil
+}

@@ -29,6 +29,7 @@ const (
 	ExitFailed      = 1
 	ExitUsage       = 2
 	ExitNotHealthy  = 3
+	ExitChanges     = 4
 	ExitTimedOut    = 5
 	ExitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
