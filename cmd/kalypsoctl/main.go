@@ -37,12 +37,18 @@ func newRootCommand() *cobra.Command {
 		Short: "The Kalypso observability stack: what it consists of, as Kubernetes objects, for Argo CD",
 	}
 	root.AddCommand(
+		newInstallCommand(),
+		newUpgradeCommand(),
+		newDiffCommand(),
+		newUninstallCommand(),
+		newClusterCommand(),
 		newRenderCommand(),
 		newImagesCommand(),
 		newChartsCommand(),
 		newArgoCDCommand(),
 		newConfigCommand(),
 		newExplainCommand(),
+		newVerifyCommand(),
 		newBucketsCommand(),
 		cli.NewVersionCommand("kalypsoctl", cli.ReadBuildInfo(version, commit)),
 		newCompletionCommand(),

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
+	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/install"
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+func newDiffCommand() *cobra.Command {
+	var (
+		f        targetFlags
+		exitCode bool
+	)
+	cmd := &cobra.Command{
+		Use:   "diff [flags] [COMPONENT…]",
+		Short: "what would install change on this cluster?",
+		Long: `Compare what is installed with what install would make of it now, object by object.
+What Secrets hold is not shown, nor labels and annotations that change with every
+version of a chart.`,
+		Example: `  kalypsoctl diff                                     what would install change?
+  kalypsoctl diff loki --set loki.loki.singleBinary.replicas=2    and with this value?
+  kalypsoctl diff --exit-code                         4 if there are changes, for a script`,
+		ValidArgsFunction: completeComponents,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			stack, err := f.open(cmd, args, false)
+			if err != nil {
+				return err
+			}
+			p, err := stack.Plan(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if err := printDiff(cmd.OutOrStdout(), p); err != nil {
+				return fmt.Errorf("print the differences: %w", err)
+			}
+			if exitCode && p.Changes() {
+				return cli.Exit(cli.ExitChanges)
+			}
+			return nil
+		},
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	f.register(fl)
+	f.registerAdopt(fl)
+	f.registerReset(fl)
+	fl.BoolVar(&exitCode, "exit-code", false, "end with 4 if there are changes")
+	f.cluster.complete(cmd)
+	return cmd
+}
+
+// printDiff prints every object that is not as it will be, and a sum.
+func printDiff(out io.Writer, p *install.Plan) error {
+	var b strings.Builder
+	style := term.For(out, os.Getenv)
+	var sum struct{ change, add, gone, restart int }
+	for _, step := range p.Steps() {
+		if step.Action == install.Keep {
+			continue
+		}
+		fmt.Fprintf(&b, "%s: %s\n", step.Name, doing(step))
+		if step.Now == nil {
+			n := len(step.Manifests.Objects) + len(step.Manifests.CRDs) + len(step.Manifests.Hooks)
+			sum.add += n
+			fmt.Fprintf(&b, "  %s, all of them new: kalypsoctl render %s shows them\n\n", count(n, "object"), step.Name)
+			continue
+		}
+		for _, o := range step.Missing {
+			sum.add++
+			fmt.Fprintf(&b, "  %s %s is missing\n", o.Kind, o.Name)
+		}
+		for i := range step.Differences {
+			d := &step.Differences[i]
+			switch {
+			case d.Before == "":
+				sum.add++
+			case d.After == "":
+				sum.gone++
+			default:
+				sum.change++
+			}
+			if d.Pods {
+				sum.restart++
+			}
+			printDifference(&b, style, d)
+		}
+		b.WriteString("\n")
+	}
+	if b.Len() == 0 {
+		b.WriteString("No differences: install would change nothing.\n")
+	} else {
+		fmt.Fprintf(&b, "%s, %d new, %d deleted, %s\n", plural(sum.change, "object changes", "objects change"), sum.add, sum.gone,
+			plural(sum.restart, "workload restarts its pods", "workloads restart their pods"))
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+func printDifference(b *strings.Builder, style term.Style, d *helm.Difference) {
+	how := ""
+	switch {
+	case d.Before == "":
+		how = ": new"
+	case d.After == "":
+		how = ": deleted"
+	case d.Pods:
+		how = ": its pods restart"
+	}
+	fmt.Fprintf(b, "  %s %s%s\n", d.Kind, d.Name, how)
+	if d.Before == "" || d.After == "" {
+		return
+	}
+	text := d.Text()
+	if text == "" {
+		b.WriteString("    only labels and annotations that change with every version\n")
+	}
+	for line := range strings.Lines(text) {
+		line = "    " + strings.TrimSuffix(line, "\n")
+		if style.Colour {
+			switch line[4] {
+			case '+':
+				line = "\x1b[32m" + line + "\x1b[0m"
+			case '-':
+				line = "\x1b[31m" + line + "\x1b[0m"
+			}
+		}
+		b.WriteString(line + "\n")
+	}
+}
+
+func plural(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
+func newUpgradeCommand() *cobra.Command {
+	var (
+		f      targetFlags
+		dryRun bool
+		yes    bool
+	)
+	cmd := &cobra.Command{
+		Use:   "upgrade [flags] [COMPONENT…]",
+		Short: "bring what is installed to the version and values of now",
+		Long: `Bring what is installed to the charts of this kalypsoctl and to the values that are
+given now; the differences are shown first. Values that were given earlier are kept,
+on top of the new charts' own. Components that are not installed stay so.`,
+		Example: `  kalypsoctl upgrade                                  to the charts of this kalypsoctl
+  kalypsoctl upgrade --set loki.loki.singleBinary.replicas=2    another value
+  kalypsoctl upgrade --reset-values -f kalypso.yaml   forget what was given earlier`,
+		ValidArgsFunction: completeComponents,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := mayAsk(cmd, yes || dryRun); err != nil {
+				return err
+			}
+			stack, err := f.open(cmd, args, false)
+			if err != nil {
+				return err
+			}
+			if err := stack.OnlyInstalled(cmd.Context()); err != nil {
+				return err
+			}
+			if len(stack.Parts) == 0 {
+				return &profiler.Fault{What: "nothing of it is installed on " + stack.Cluster.Context, Fix: "kalypsoctl install"}
+			}
+			p, err := stack.Plan(cmd.Context())
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if err := printDiff(out, p); err != nil {
+				return fmt.Errorf("print the differences: %w", err)
+			}
+			if dryRun || !p.Changes() {
+				return nil
+			}
+			if !yes {
+				if err := confirm(cmd, "Upgrade "+stack.Cluster.Context+"?"); err != nil {
+					return err
+				}
+			}
+			return apply(cmd, stack, p)
+		},
+	}
+	fl := cmd.Flags()
+	fl.SortFlags = false
+	f.register(fl)
+	f.cluster.registerTimeout(fl, 10*time.Minute, "how long one component may take (0: no limit)")
+	f.registerReset(fl)
+	fl.BoolVar(&dryRun, "dry-run", false, "show the differences and change nothing")
+	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	f.cluster.complete(cmd)
+	return cmd
+}
