@@ -177,6 +177,8 @@ func TestSchema(t *testing.T) {
 	}{
 		"a kind of object store that is none":   {"kalypso-minio", nest([]string{"objectStore", "kind"}, "gcs")},
 		"an unknown key further down":           {"kalypso-minio", nest([]string{"persistence", "sizes"}, "1Gi")},
+		"a name that no bucket can have":        {"kalypso-minio", nest([]string{"buckets", "names"}, []any{"Not_A_Bucket"})},
+		"a store without a scheme":              {"kalypso-minio", nest([]string{"objectStore", "external", "endpoint"}, "s3.example.org:443")},
 		"an image without a fixed tag":          {"kalypso-minio", nest([]string{"objectStore", "minio", "image", "tag"}, "latest")},
 		"a setting of the agent that is ours":   {"kalypso-agent", nest([]string{"config", "listen"}, "127.0.0.1:1")},
 		"a spool on a path that is not one":     {"kalypso-agent", nest([]string{"spool", "hostPath"}, "/")},

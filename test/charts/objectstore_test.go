@@ -77,8 +77,8 @@ func TestObjectStoreKeepsData(t *testing.T) {
 	}
 }
 
-// buckets that a configuration names, by chart. Whoever creates buckets needs this
-// very list.
+// buckets that a configuration names, by chart. TestBucketsAreMade holds the Job
+// against this very list.
 var buckets = map[string][]string{
 	"kalypso-mimir":     {"mimir-alertmanager", "mimir-blocks", "mimir-ruler"},
 	"kalypso-tempo":     {"tempo-traces"},
@@ -104,6 +104,112 @@ func TestBuckets(t *testing.T) {
 		if diff := cmp.Diff(slices.Sorted(maps.Keys(found)), want); diff != "" {
 			t.Errorf("buckets of %s (-got +want):\n%s", chart, diff)
 		}
+	}
+}
+
+// bucketsJob is the Job that makes buckets, or none.
+func bucketsJob(t *testing.T, values map[string]any) (job object, there bool) {
+	t.Helper()
+	for _, o := range storeObjects(t, values) {
+		if o.kind == "Job" {
+			checkObjects(t, []object{o})
+			return o, true
+		}
+	}
+	return object{}, false
+}
+
+// The buckets that backends store in are made in the store that they call,
+// whichever it is, with its key and with no rights.
+func TestBucketsAreMade(t *testing.T) {
+	var want []string
+	for _, names := range buckets {
+		want = append(want, names...)
+	}
+	slices.Sort(want)
+	external := map[string]any{"kind": "external", "external": map[string]any{"endpoint": "https://s3.example.org", "region": "eu-west-1"}}
+	for kind, test := range map[string]struct {
+		store map[string]any
+		args  []string
+	}{
+		"minio":    {map[string]any{"kind": "minio"}, []string{"--endpoint=http://kalypso-minio.minio.svc.cluster.local:9000"}},
+		"rustfs":   {map[string]any{"kind": "rustfs"}, []string{"--endpoint=http://kalypso-minio.minio.svc.cluster.local:9000"}},
+		"external": {external, []string{"--endpoint=https://s3.example.org", "--region=eu-west-1"}},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			job, ok := bucketsJob(t, map[string]any{"objectStore": test.store, "existingSecret": "mine"})
+			if !ok {
+				t.Fatal("there is no Job")
+			}
+			c := containers(job)[0]
+			var args []string
+			for _, a := range list(c, "args") {
+				args = append(args, a.(string))
+			}
+			if args[0] != "buckets" || !slices.Equal(args[1:1+len(test.args)], test.args) {
+				t.Errorf("its arguments are %v", args)
+			}
+			names := slices.Sorted(slices.Values(args[1+len(test.args):]))
+			if diff := cmp.Diff(names, want); diff != "" {
+				t.Errorf("buckets (-got +want):\n%s", diff)
+			}
+			keys := map[string]string{}
+			for _, e := range list(c, "env") {
+				keys[text(e, "name")] = text(e, "valueFrom", "secretKeyRef", "name") + "/" + text(e, "valueFrom", "secretKeyRef", "key")
+			}
+			if diff := cmp.Diff(keys, map[string]string{"AWS_ACCESS_KEY_ID": "mine/rootUser", "AWS_SECRET_ACCESS_KEY": "mine/rootPassword"}); diff != "" {
+				t.Errorf("environment (-got +want):\n%s", diff)
+			}
+			if image := text(c, "image"); image != "ghcr.io/kalypso-dev/kalypsoctl:0.1.0" {
+				t.Errorf("its image is %s", image)
+			}
+			spec := podSpec(job)
+			if spec["automountServiceAccountToken"] != false || at(spec, "securityContext", "runAsNonRoot") != true || at(c, "securityContext", "readOnlyRootFilesystem") != true {
+				t.Errorf("it may do more than it needs: %v, %v", spec, c)
+			}
+		})
+	}
+	for name, values := range map[string]map[string]any{
+		"an external store without a URL": {"objectStore": map[string]any{"kind": "external"}},
+		"buckets of somebody else":        {"buckets": map[string]any{"enabled": false}},
+		"a chart that is off":             {"enabled": false},
+	} {
+		if _, ok := bucketsJob(t, values); ok {
+			t.Errorf("%s: there is a Job", name)
+		}
+	}
+}
+
+// A Job cannot be changed, a hook would run late and only for who waits, and one
+// that takes itself away is run again by Argo CD. And its pods are no server.
+func TestBucketsJobCanBeAppliedAgain(t *testing.T) {
+	name := func(values map[string]any) string {
+		job, _ := bucketsJob(t, values)
+		return job.name
+	}
+	before := name(map[string]any{})
+	for what, values := range map[string]map[string]any{
+		"another bucket":    {"buckets": map[string]any{"names": []any{"one"}}},
+		"another image":     {"buckets": map[string]any{"image": map[string]any{"tag": "9.9.9"}}},
+		"another Secret":    {"existingSecret": "mine"},
+		"another node":      {"nodeSelector": map[string]any{"a": "b"}},
+		"another pull rule": {"imagePullPolicy": "Always"},
+	} {
+		if name(values) == before {
+			t.Errorf("%s: the Job has the same name, and would be refused", what)
+		}
+	}
+	if name(map[string]any{"persistence": map[string]any{"size": "1Gi"}}) != before {
+		t.Error("a larger volume makes another Job")
+	}
+	job, _ := bucketsJob(t, map[string]any{})
+	if at(job.fields, "metadata", "annotations") != nil || at(job.fields, "spec", "ttlSecondsAfterFinished") != nil {
+		t.Errorf("it is a hook or goes by itself: %v", job.fields)
+	}
+	selected := at(find(t, storeObjects(t, map[string]any{}), "Service", storeChart).fields, "spec", "selector").(map[string]any)
+	labels, _ := at(job.fields, "spec", "template", "metadata", "labels").(map[string]any)
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(selected)), func(key string) bool { return labels[key] != selected[key] }) {
+		t.Errorf("the Service selects the pods of the Job: %v", labels)
 	}
 }
 
