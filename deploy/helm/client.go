@@ -295,7 +295,7 @@ func (c *Client) Uninstall(ctx context.Context, name string, timeout time.Durati
 
 func (c *Client) uninstall(name string, timeout time.Duration) error {
 	u := action.NewUninstall(c.cfg)
-	u.Timeout, u.IgnoreNotFound, u.DeletionPropagation = timeout, true, "background"
+	u.Timeout, u.IgnoreNotFound, u.DeletionPropagation = timeout, true, "foreground"
 	_, err := u.Run(name)
 	return err
 }
