@@ -37,6 +37,7 @@ func newRootCommand() *cobra.Command {
 		Short: "The Kalypso observability stack: what it consists of, as Kubernetes objects, for Argo CD",
 	}
 	root.AddCommand(
+		newPreflightCommand(),
 		newInstallCommand(),
 		newUpgradeCommand(),
 		newDiffCommand(),
