@@ -140,6 +140,7 @@ func newInstallCommand() *cobra.Command {
 		only   []string
 		dryRun bool
 		yes    bool
+		trust  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "install [flags] [COMPONENT…]",
@@ -149,7 +150,10 @@ wave, each when what it needs is ready. The plan is shown first.
 
 It can be run again at any time. What is as it should be is left alone, what an
 earlier run left half done is finished, and values that were given earlier are kept.
-What others made is not touched unless --adopt names it.`,
+What others made is not touched unless --adopt names it.
+
+At the end it is proved that what is installed works, as kalypsoctl verify does.
+Exit code 3: it is installed, and something does not work.`,
 		Example: `  kalypsoctl install                                  the whole stack, in order
   kalypsoctl install --profile small --yes            a small one, without a question
   kalypsoctl install loki                             one component and what it needs
@@ -182,7 +186,10 @@ What others made is not touched unless --adopt names it.`,
 					return err
 				}
 			}
-			return apply(cmd, stack, p)
+			if err := apply(cmd, stack, p); err != nil || trust {
+				return err
+			}
+			return proveInstalled(cmd, stack.Cluster)
 		},
 	}
 	fl := cmd.Flags()
@@ -194,6 +201,7 @@ What others made is not touched unless --adopt names it.`,
 	f.registerReset(fl)
 	fl.BoolVar(&dryRun, "dry-run", false, "show the plan and change nothing")
 	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	fl.BoolVar(&trust, "no-verify", false, "do not prove at the end that it works")
 	f.cluster.complete(cmd)
 	return cmd
 }

@@ -165,6 +165,36 @@ func (p *proof) run(ctx context.Context, each func(check.Result)) {
 	p.report = check.Run(ctx, p.checks, p.config.Limit(), each)
 }
 
+// proveInstalled runs the proofs of what is installed, at the end of install.
+func proveInstalled(cmd *cobra.Command, cluster *kube.Cluster) error {
+	ctx, out := cmd.Context(), cmd.OutOrStdout()
+	installed, err := verify.Installed(ctx, cluster.Client, component.All())
+	if err != nil {
+		return err
+	}
+	p := newProof(cluster, installed)
+	p.checks = slices.DeleteFunc(verify.Proofs(p.config), func(c check.Check) bool {
+		return !slices.Contains(component.Names(installed), verify.ComponentOf(c.ID))
+	})
+	if len(p.checks) == 0 {
+		return nil
+	}
+	if _, err := fmt.Fprintln(out, "\nProof"); err != nil {
+		return fmt.Errorf("print the proofs: %w", err)
+	}
+	if err := p.print(ctx, out); err != nil {
+		return fmt.Errorf("print the proofs: %w", err)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return cli.Exit(cli.ExitInterrupted)
+	case !p.report.Healthy():
+		_, _ = fmt.Fprintf(out, "%s; kalypsoctl verify tries again\n", p.verdict())
+		return cli.Exit(cli.ExitNotHealthy)
+	}
+	return nil
+}
+
 // detailWidth is where the column of times begins: with it a line has 72
 // characters.
 const detailWidth = 50
