@@ -78,10 +78,10 @@ func TestChartYAML(t *testing.T) {
 	}
 }
 
-// Every chart is in the stack, and the stack has no other.
+// Every chart is in the stack or installs it, and there is no other.
 func TestNames(t *testing.T) {
 	var want []string
-	for _, r := range stack {
+	for _, r := range everything() {
 		want = append(want, r.chart)
 	}
 	slices.Sort(want)
@@ -101,7 +101,7 @@ func TestLint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range stack {
+	for _, r := range everything() {
 		t.Run(r.chart, func(t *testing.T) {
 			dir := t.TempDir()
 			if err := chartutil.SaveDir(withStandIns(t, load(t, r.chart)), dir); err != nil {
@@ -151,7 +151,7 @@ func checkObjects(t *testing.T, objects []object) {
 // What is not known is refused, so that a misspelled value is no value that
 // silently does nothing.
 func TestSchema(t *testing.T) {
-	for _, r := range stack {
+	for _, r := range everything() {
 		t.Run(r.chart, func(t *testing.T) {
 			c := load(t, r.chart)
 			switchPath := []string{"enabled"}
@@ -201,7 +201,7 @@ func nest(path []string, v any) map[string]any {
 
 // A chart that is switched off installs nothing.
 func TestDisabled(t *testing.T) {
-	for _, r := range stack {
+	for _, r := range everything() {
 		t.Run(r.chart, func(t *testing.T) {
 			path := []string{"enabled"}
 			if p, ok := pins[r.chart]; ok {

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,11 +60,16 @@ var stack = []release{
 	{name: "kalypso-agent", namespace: "kalypso", chart: "kalypso-agent"},
 }
 
+// everything that can be installed: the stack, and what installs it.
+func everything() []release {
+	return append(slices.Clone(stack), release{name: infraChart, namespace: "kalypso-infra", chart: infraChart})
+}
+
 var profiles = []string{"small", "", "ha"}
 
 // eachProfile runs f for every chart with every profile that it has.
 func eachProfile(t *testing.T, f func(t *testing.T, r release)) {
-	for _, r := range stack {
+	for _, r := range everything() {
 		for _, profile := range profiles {
 			r.profile = profile
 			if profile != "" && !hasFile(t, r.chart, "profiles/"+profile+".yaml") {
