@@ -269,6 +269,10 @@ func printPlan(out interface{ Write([]byte) (int, error) }, stack *install.Stack
 func doing(step *install.Step) string {
 	var more []string
 	switch step.Action {
+	case install.Adopt:
+		if step.Now != nil {
+			more = append(more, "release of chart "+step.Now.Chart+" "+step.Now.Version)
+		}
 	case install.Finish:
 		if step.Now.Interrupted() {
 			more = append(more, "was interrupted")
@@ -279,11 +283,8 @@ func doing(step *install.Step) string {
 		if step.Now.Version != step.Chart.Version() {
 			more = append(more, "from "+step.Now.Version)
 		}
-		switch n := len(step.Differences); {
-		case n == 1:
-			more = append(more, "1 object changes")
-		case n > 1:
-			more = append(more, fmt.Sprintf("%d objects change", n))
+		if n := len(step.Differences); n > 0 {
+			more = append(more, plural(n, "object changes", "objects change"))
 		}
 		if n := len(step.Missing); n > 0 {
 			more = append(more, count(n, "object")+" missing")

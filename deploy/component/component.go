@@ -23,6 +23,10 @@ type Component struct {
 	Secrets   []Secret
 	Groups    []string // API groups of the custom resources that it brings
 
+	// Privileged says that its pods need more than Pod Security's "baseline"
+	// lets through: folders of the node, its processes, capabilities.
+	Privileged bool
+
 	// Trial is an object that its webhook lets in once it works, as YAML; empty
 	// where nobody waits for a webhook. It is only ever created in a dry run.
 	Trial string

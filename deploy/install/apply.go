@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/deploy/secret"
@@ -320,9 +321,8 @@ func (s *Stack) ensureNamespace(ctx context.Context, step *Step, report func(Eve
 		ns, err := namespaces.Get(ctx, step.Namespace, metav1.GetOptions{})
 		switch {
 		case apierrors.IsNotFound(err):
-			_, err := namespaces.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-				Name: step.Namespace, Labels: map[string]string{managedBy: manager, partOf: "kalypso"},
-			}}, metav1.CreateOptions{})
+			labels := with(podSecurity(step.Namespace), map[string]string{managedBy: manager, partOf: "kalypso"})
+			_, err := namespaces.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: step.Namespace, Labels: labels}}, metav1.CreateOptions{})
 			if apierrors.IsAlreadyExists(err) {
 				continue
 			}
@@ -333,7 +333,7 @@ func (s *Stack) ensureNamespace(ctx context.Context, step *Step, report func(Eve
 		case err != nil:
 			return rights("namespace "+step.Namespace, err)
 		case ns.Status.Phase != corev1.NamespaceTerminating:
-			return s.adoptNamespace(ctx, step, ns)
+			return s.labelNamespace(ctx, step, ns)
 		}
 		holds := terminating(ns)
 		if time.Now().After(giveUp) {
@@ -350,12 +350,36 @@ func (s *Stack) ensureNamespace(ctx context.Context, step *Step, report func(Eve
 	}
 }
 
-// adoptNamespace remembers that one that others made may be used.
-func (s *Stack) adoptNamespace(ctx context.Context, step *Step, ns *corev1.Namespace) error {
-	if !s.adopts(step.Name) || ns.Labels[managedBy] == manager || ns.Labels[adopted] == "true" {
+// podSecurity are the labels that let a namespace's pods be made on clusters
+// that enforce Pod Security.
+func podSecurity(namespace string) map[string]string {
+	for _, c := range component.All() {
+		if c.Namespace == namespace && c.Privileged {
+			return map[string]string{"pod-security.kubernetes.io/enforce": "privileged"}
+		}
+	}
+	return nil
+}
+
+// labelNamespace gives a namespace the labels that it lacks: one of ours those
+// of Pod Security, one that is adopted the mark that it may be used.
+func (s *Stack) labelNamespace(ctx context.Context, step *Step, ns *corev1.Namespace) error {
+	labels := podSecurity(ns.Name)
+	switch {
+	case ns.Labels[managedBy] == manager:
+	case s.adopts(step.Name):
+		labels = with(labels, map[string]string{adopted: "true", partOf: "kalypso"})
+	default:
 		return nil
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": map[string]string{adopted: "true", partOf: "kalypso"}}})
+	same := true
+	for key, value := range labels {
+		same = same && ns.Labels[key] == value
+	}
+	if same {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,8 @@ const (
 	manager       = helm.Manager
 	partOf        = "app.kubernetes.io/part-of"
 	adopted       = "kalypso.io/adopted" // a namespace that others made and --adopt named
-	crdDigest     = "kalypso.io/sha256"  // of a CRD as the chart has it
+	keepPolicy    = "helm.sh/resource-policy"
+	crdDigest     = "kalypso.io/sha256" // of a CRD as the chart has it
 	releaseName   = "meta.helm.sh/release-name"
 	releaseSpace  = "meta.helm.sh/release-namespace"
 	helmManager   = "Helm" // what Helm has for managed-by
@@ -129,6 +130,31 @@ func (l *look) crds(ctx context.Context, step *Step, f *found, owners map[string
 			owners["others made"] = append(owners["others made"], o.Kind+" "+o.Name)
 		case state.Annotations[crdDigest] != digest(o):
 			f.crds = append(f.crds, helm.Difference{Object: o, Before: "another version\n", After: "the version of " + step.Chart.Name() + "\n"})
+		}
+	}
+	return nil
+}
+
+// volumes refuses to delete a volume because a chart does not have it any more:
+// another chart's release that is adopted, mostly.
+func (l *look) volumes(ctx context.Context, step *Step) error {
+	var gone []helm.Object
+	for _, d := range step.Differences {
+		if d.After == "" && d.Kind == "PersistentVolumeClaim" {
+			gone = append(gone, d.Object)
+		}
+	}
+	states, err := l.objects(ctx, step.Namespace, gone)
+	if err != nil {
+		return err
+	}
+	for i, o := range gone {
+		if states[i] != nil && states[i].Annotations[keepPolicy] != "keep" {
+			return &profiler.Fault{
+				What: fmt.Sprintf("version %s of %s would delete volume %s/%s", step.Chart.Version(), step.Name, states[i].Namespace, o.Name),
+				Why:  fmt.Errorf("release %s has it, and chart %s with these values has not", step.Release, step.Chart.Name()),
+				Fix:  fmt.Sprintf("kubectl -n %s annotate pvc %s %s=keep     keeps it; then run this again", states[i].Namespace, o.Name, keepPolicy),
+			}
 		}
 	}
 	return nil

@@ -139,6 +139,9 @@ func (s *Stack) plan(ctx context.Context, look *look, step *Step) (foreign []str
 			return nil, err
 		}
 	}
+	if err := look.volumes(ctx, step); err != nil {
+		return nil, err
+	}
 	step.Differences = append(step.Differences, found.crds...)
 	step.Action = s.action(step, found)
 	return found.foreign, nil
