@@ -50,6 +50,11 @@ func (c *Cluster) ForwardTo(ctx context.Context, namespace, service string, port
 	if err != nil {
 		return nil, err
 	}
+	return c.ForwardPod(ctx, namespace, name, target, local)
+}
+
+// ForwardPod is ForwardTo a pod, by the number of its port.
+func (c *Cluster) ForwardPod(ctx context.Context, namespace, name string, target, local int) (*Forwarding, error) {
 	dialer, err := c.dialer(namespace, name)
 	if err != nil {
 		return nil, fmt.Errorf("forward to pod %s/%s: %w", namespace, name, err)
