@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,6 +45,16 @@ const (
 // of this package or of kube when a component did not work in time, and the
 // cause of ctx when that ended.
 func (s *Stack) Apply(ctx context.Context, p *Plan, report func(Event)) error {
+	if len(p.Waves) == 0 {
+		return nil
+	}
+	unlock, err := s.lock(ctx, func(what string) {
+		report(Event{Component: p.Waves[0][0].Name, State: Waiting, Detail: what})
+	})
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	for _, step := range p.Steps() {
 		if err := s.ensureNamespace(ctx, step, report); err != nil {
 			return err
@@ -122,7 +133,11 @@ func (s *Stack) bring(ctx context.Context, step *Step, say func(State, string)) 
 // send has Helm apply a release, again while what has to let its objects in does
 // not answer.
 func (s *Stack) send(ctx context.Context, step *Step, say func(State, string)) error {
-	client, err := s.releases(step.Namespace, func(what string) { say(Sending, what) })
+	var at atomic.Pointer[string] // what was being waited for
+	client, err := s.releases(step.Namespace, func(what string) {
+		at.Store(&what)
+		say(Sending, what)
+	})
 	if err != nil {
 		return err
 	}
@@ -139,8 +154,10 @@ func (s *Stack) send(ctx context.Context, step *Step, say func(State, string)) e
 		switch {
 		case err == nil:
 			return nil
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return s.sentInVain(step, at.Load())
 		case ctx.Err() != nil:
-			return inTime(ctx, s.Timeout, err)
+			return context.Cause(ctx)
 		case !helm.Transient(err) || time.Now().After(giveUp):
 			return sendFault(step, err)
 		}
@@ -149,6 +166,19 @@ func (s *Stack) send(ctx context.Context, step *Step, say func(State, string)) e
 			return sendFault(step, err)
 		}
 	}
+}
+
+// sentInVain says that a release was not through in time.
+func (s *Stack) sentInVain(step *Step, at *string) error {
+	f := &profiler.Fault{
+		What: fmt.Sprintf("%s was not sent within %s", step.Name, s.Timeout), Why: errors.New("the API server takes long to answer"),
+		Fix: "kalypsoctl install     goes on from here; --timeout 20m waits longer",
+	}
+	if at != nil {
+		f.Why = fmt.Errorf("%s does not end", *at)
+		f.Fix = fmt.Sprintf("kubectl -n %s get jobs,pods     shows it; ", step.Namespace) + f.Fix
+	}
+	return &Timeout{f}
 }
 
 // pause waits, or less when ctx ends.

@@ -13,7 +13,6 @@ package install
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -96,7 +95,7 @@ type Event struct {
 	Took      time.Duration
 }
 
-// kubeClient gives what looks at objects without reading them.
+// metadata gives what looks at objects without reading them.
 func (s *Stack) metadata() (metadata.Interface, error) {
 	client, err := metadata.NewForConfig(s.Cluster.REST)
 	if err != nil {
@@ -115,11 +114,3 @@ func (s *Stack) adopts(name string) bool { return slices.Contains(s.Adopt, name)
 
 // parallel is how many components are looked at, or removed, at a time.
 const parallel = 4
-
-// inTime says in words that a time is over, which a context does not.
-func inTime(ctx context.Context, limit time.Duration, err error) error {
-	if err != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) && errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("it took longer than %s", limit)
-	}
-	return err
-}
