@@ -23,6 +23,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
+func architectures() []string { return []string{"amd64", "arm64"} }
+
 // build makes a small program for every architecture, under the name of each of
 // ours.
 func build(t *testing.T) (dir string) {
@@ -50,7 +52,7 @@ func goBuild(t *testing.T, out, src string, env ...string) {
 }
 
 func testConfig(binaries, out string) config {
-	return config{binaries: binaries, out: out, repository: "example.org/kalypso", tag: "1.2.3",
+	return config{binaries: binaries, out: out, architectures: architectures(), repository: "example.org/kalypso", tag: "1.2.3",
 		revision: "0123456789abcdef", created: time.Unix(1_700_000_000, 0).UTC()}
 }
 

@@ -15,24 +15,25 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 )
-
-// architectures that images are made for.
-func architectures() []string { return []string{"amd64", "arm64"} }
 
 func main() {
 	var (
 		c       config
+		arch    string
 		created int64
 	)
 	flag.StringVar(&c.binaries, "binaries", "bin", "`DIR` with linux-ARCH/PROGRAM")
+	flag.StringVar(&arch, "arch", "amd64,arm64", "`ARCHITECTURES`")
 	flag.StringVar(&c.out, "o", "bin/images", "`DIR` to write; an earlier image in it is an error")
 	flag.StringVar(&c.repository, "repository", "ghcr.io/kalypso-dev", "registry and `NAME` in front of each program's")
 	flag.StringVar(&c.tag, "tag", "", "`TAG` of the images")
 	flag.StringVar(&c.revision, "revision", "", "commit of the source")
 	flag.Int64Var(&created, "created", 0, "time that images say they were made at, in `SECONDS` since 1970")
 	flag.Parse()
+	c.architectures = strings.Split(arch, ",")
 	c.created = time.Unix(created, 0).UTC()
 	if info, ok := debug.ReadBuildInfo(); ok {
 		c.tool = info
@@ -46,6 +47,7 @@ func main() {
 // config says what goes into images and where they go.
 type config struct {
 	binaries, out             string
+	architectures             []string
 	repository, tag, revision string
 	created                   time.Time
 	tool                      *debug.BuildInfo // of this program, for the version of the certificates
@@ -66,7 +68,7 @@ func run(c config) error {
 // write makes the images of a program and everything that goes with them.
 func (c config) write(p program) error {
 	var made []platformImage
-	for _, arch := range architectures() {
+	for _, arch := range c.architectures {
 		m, err := c.image(p, arch)
 		if err != nil {
 			return err
