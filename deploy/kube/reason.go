@@ -223,7 +223,7 @@ func (v *view) noImage(p *corev1.Pod, s *corev1.ContainerStatus, since time.Time
 	return w
 }
 
-var pullNoise = regexp.MustCompile(`(?s)^.*?(rpc error: code = \w+ desc = )?(failed to pull and unpack image "[^"]*": |failed to resolve (reference|image)( "[^"]*")?: |Back-off pulling image "[^"]*"(: )?|Failed to pull image "[^"]*": |ErrImagePull: )+`)
+var pullNoise = regexp.MustCompile(`^(rpc error: code = \w+ desc = |failed to pull and unpack image "[^"]*": |failed to resolve (reference|image)( "[^"]*")?: |Back-off pulling image "[^"]*"(: )?|Failed to pull image "[^"]*": |ErrImagePull: )+`)
 
 // pullCause is the end of the chain that containerd's errors are.
 func pullCause(message string) string {
