@@ -12,7 +12,6 @@
 package install
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"time"
