@@ -290,21 +290,40 @@ type Counters struct {
 // Counters reads the totals.
 func (k *Kernel) Counters() (Counters, error) {
 	var total [20]uint64
+	var perCPU []uint64
 	for i := range total {
-		var perCPU []uint64
-		if err := k.objs.Counters.Lookup(uint32(i), &perCPU); err != nil {
-			return Counters{}, fmt.Errorf("read counter %d: %w", i, err)
-		}
-		for _, n := range perCPU {
-			total[i] += n
+		var err error
+		if total[i], err = k.counter(uint32(i), &perCPU); err != nil {
+			return Counters{}, err
 		}
 	}
 	c := Counters{
 		Samples: total[0], LostRing: total[1], Merged: total[2], Uncounted: total[3],
-		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6], RunNs: total[7],
+		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6], RunNs: total[counterRunNs],
 	}
 	copy(c.Stops[:], total[8:])
 	return c, nil
+}
+
+// counterRunNs is the place of Counters.RunNs.
+const counterRunNs = 7
+
+// RunNs is that counter alone, for whoever asks often.
+func (k *Kernel) RunNs() (uint64, error) {
+	var perCPU []uint64
+	return k.counter(counterRunNs, &perCPU)
+}
+
+// counter sums one counter over all CPUs; perCPU is scratch.
+func (k *Kernel) counter(i uint32, perCPU *[]uint64) (uint64, error) {
+	if err := k.objs.Counters.Lookup(i, perCPU); err != nil {
+		return 0, fmt.Errorf("read counter %d: %w", i, err)
+	}
+	total := uint64(0)
+	for _, n := range *perCPU {
+		total += n
+	}
+	return total, nil
 }
 
 // RunTime is the CPU time spent in our programs and how often they ran; zero

@@ -3,13 +3,13 @@ package format
 import (
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"fmt"
 	"io"
 
 	pprof "github.com/google/pprof/profile"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/kalypso-dev/kalypso/exporter/internal/gz"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -28,13 +28,7 @@ func (Pprof) Write(w io.Writer, p *profiler.Profile) error {
 // which each sample is labelled with its service's name. ReadProfiles gives
 // them back one by one.
 func WriteProfiles(w io.Writer, profiles []*profiler.Profile) error {
-	z := gzip.NewWriter(w)
-	for _, part := range encode(profiles) {
-		if _, err := z.Write(part); err != nil {
-			return fmt.Errorf("write pprof profile: %w", err)
-		}
-	}
-	if err := z.Close(); err != nil {
+	if err := gz.Write(w, encode(profiles)...); err != nil {
 		return fmt.Errorf("write pprof profile: %w", err)
 	}
 	return nil

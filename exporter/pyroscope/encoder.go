@@ -10,7 +10,6 @@ package pyroscope
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/kalypso-dev/kalypso/exporter"
 	"github.com/kalypso-dev/kalypso/exporter/format"
+	"github.com/kalypso-dev/kalypso/exporter/internal/gz"
 	"github.com/kalypso-dev/kalypso/exporter/pyroscope/limits"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
@@ -199,12 +199,8 @@ const profileName = "process_cpu"
 // message makes a RawProfileSeries of one sample.
 func message(labels []profiler.Attribute, raw []byte) ([]byte, error) {
 	var zipped bytes.Buffer
-	w := gzip.NewWriter(&zipped)
-	if _, err := w.Write(raw); err != nil {
-		return nil, fmt.Errorf("compress pprof: %w", err)
-	}
-	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("compress pprof: %w", err)
+	if err := gz.Write(&zipped, raw); err != nil {
+		return nil, fmt.Errorf("write pprof: %w", err)
 	}
 	label := func(name, value string) []byte {
 		return appendMessage(appendMessage(nil, 1, []byte(name)), 2, []byte(value))

@@ -395,8 +395,8 @@ type cost struct {
 
 func (s *Service) measure() cost {
 	c := cost{at: time.Now(), agent: cpuTime(), bpf: s.lastCost.bpf}
-	if counters, err := s.kernel.Counters(); err == nil {
-		c.bpf = time.Duration(counters.RunNs)
+	if ns, err := s.kernel.RunNs(); err == nil {
+		c.bpf = time.Duration(ns)
 	}
 	return c
 }

@@ -99,6 +99,9 @@ const (
 	slowPoll = 800 * time.Millisecond
 )
 
+// followCPUs is how often the list of CPUs is looked at.
+const followCPUs = 5 * time.Second
+
 // New makes a sampler.
 func New(c Config) *Sampler {
 	s := &Sampler{Config: c, copies: make(chan *job, queued), cuts: make(chan cut, 1), syncs: make(chan struct{}, 1), ended: make(chan struct{})}
@@ -172,7 +175,7 @@ func (s *Sampler) read(ctx context.Context) error {
 	var words []uint64
 	fresh := 0 // stacks that the kernel side counts and we have not asked about
 	const drainAt = 8192
-	tick, synced := time.Now(), time.Now()
+	tick, synced, followed := time.Now(), time.Now(), time.Now()
 	pause := poll
 	for {
 		s.Kernel.SetDeadline(time.Now().Add(pause))
@@ -217,7 +220,13 @@ func (s *Sampler) read(ctx context.Context) error {
 			if s.Tick != nil {
 				s.Tick()
 			}
-			if err := errors.Join(s.Kernel.Tick(), s.Kernel.SyncCPUs()); err != nil {
+			if err := s.Kernel.Tick(); err != nil {
+				s.Failed(err)
+			}
+		}
+		if now.Sub(followed) > followCPUs {
+			followed = now
+			if err := s.Kernel.SyncCPUs(); err != nil {
 				s.Failed(err)
 			}
 		}
