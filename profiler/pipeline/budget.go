@@ -13,6 +13,7 @@ type cpuBudget struct {
 	average float64 // of the shares since the last change, the last seconds most
 	seconds int     // since the last change
 	started bool
+	burst   int // seconds with a burst in them since nothing was owed
 }
 
 // Figures of the control loop, in seconds unless they say otherwise.
@@ -21,6 +22,8 @@ const (
 	raiseSeconds  = 5   // a cost that low for this long lets the rate rise
 	saveSeconds   = 10  // of the limit: what can be saved for a burst
 	oweSeconds    = 30  // of the limit: what is paid back; starting the agent takes less
+	burstSeconds  = 3   // of a burst, before the rate has to do something about it
+	burstTimes    = 3   // of the limit and of the cost so far: more is a burst
 	payBack       = 0.7 // of the limit may be spent while something is owed
 	raiseTo       = 0.9 // of the limit may be expected of a higher rate
 	maxFall       = 2   // times lower at once: what costs now may be over in a moment
@@ -49,6 +52,15 @@ func (b *cpuBudget) observe(share float64) int {
 	b.bank = min(max(b.bank+b.limit-share, -oweSeconds*b.limit), saveSeconds*b.limit)
 	if !b.started { // loading the programs and reading symbols: no rate helps against that
 		b.started = true
+		return b.rate
+	}
+	if b.bank >= 0 {
+		b.burst = 0
+	} else if b.seconds > 0 && b.burst < burstSeconds && share > burstTimes*max(b.limit, b.average) {
+		// One huge executable was opened, say. What is owed for it is paid back
+		// out of what a second usually leaves, if that is enough; bursts that
+		// come again before it is paid are what the agent costs here.
+		b.burst++
 		return b.rate
 	}
 	b.seconds++

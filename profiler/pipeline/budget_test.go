@@ -78,6 +78,54 @@ func TestCPUBudgetRisesAgain(t *testing.T) {
 	}
 }
 
+// TestCPUBudgetOfABurst: a cost that the rate did not cause does not lower the
+// rate where the debt is paid without, and is paid back all the same.
+func TestCPUBudgetOfABurst(t *testing.T) {
+	const limit = 0.01
+	for _, tt := range []struct {
+		name    string
+		usual   float64 // share of the node in any other second
+		every   int     // a burst each so many seconds; 0: one
+		seconds int     // of a burst
+		wantLow int     // the lowest rate
+		wantMax int     // and how high that may be
+	}{
+		{"one huge executable", 0.004, 0, 1, 97, 97},
+		{"one that takes three seconds", 0.004, 0, 3, 97, 97},
+		{"five seconds are no burst", 0.004, 0, 5, 1, 67},
+		{"where little is left the rate pays", 0.0085, 0, 1, 31, 67},
+		{"again and again", 0.004, 5, 1, 1, 47},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newCPUBudget(limit, 97)
+			rate, low, sum := 97, 97, 0.0
+			const seconds, at = 300, 20
+			for second := range seconds {
+				share := tt.usual * float64(rate) / 97
+				since := second - at
+				if tt.every > 0 && since > 0 {
+					since %= tt.every
+				}
+				if since >= 0 && since < tt.seconds {
+					share += 0.25
+				}
+				sum += share
+				rate = b.observe(share)
+				low = min(low, rate)
+			}
+			if low < tt.wantLow || low > tt.wantMax {
+				t.Errorf("the lowest rate was %d Hz, want %d to %d", low, tt.wantLow, tt.wantMax)
+			}
+			if spent := sum / seconds; tt.every == 0 && spent > limit {
+				t.Errorf("%.4f of the node was spent, the limit is %.4f", spent, limit)
+			}
+			if tt.every == 0 && rate != 97 {
+				t.Errorf("%d Hz at the end, want 97", rate)
+			}
+		})
+	}
+}
+
 func TestRatesAreSteps(t *testing.T) {
 	for i := 1; i < len(rates); i++ {
 		if rates[i] <= rates[i-1] || i > 3 && float64(rates[i])/float64(rates[i-1]) > 1.6 {
