@@ -37,8 +37,11 @@ func number(t *testing.T, text string) int {
 const spinner = `
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static volatile unsigned long sink;
@@ -71,6 +74,7 @@ static void *forever(void *name)
 int main(int argc, char **argv)
 {
 	depth = atoi(argv[1]);
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that dies leaves nothing running */
 	write(1, "\n", 1);
 	if (argc > 2 && !strcmp(argv[2], "threads")) {
 		pthread_t t;
@@ -80,14 +84,15 @@ int main(int argc, char **argv)
 		pthread_join(t, 0);
 	}
 	if (argc > 2 && !strcmp(argv[2], "fork"))
-		for (;;)
+		for (;;) { /* one child at a time, or a slow machine drowns in them */
 			if (!fork()) {
 				for (int i = 0; i < 40; i++)
 					down(depth);
 				_exit(0);
-			} else {
-				usleep(50000);
 			}
+			wait(0);
+			usleep(10000);
+		}
 	if (argc > 2 && !strcmp(argv[2], "syscalls"))
 		for (;;)
 			getppid();

@@ -1,15 +1,20 @@
 package pipeline
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"math"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -101,9 +106,11 @@ func cpuOf(segments []Segment, service string) (seconds float64) {
 // TestServiceLosesNothing: segments follow each other without a gap, and what
 // the kernel side took is what was delivered and lost, to the sample.
 func TestServiceLosesNothing(t *testing.T) {
-	start(t, compile(t, "spinner", spinner), "12", "fork")
+	pid := start(t, compile(t, "spinner", spinner), "12", "fork")
 	s, got, stop := serve(t, func(*ServiceConfig) {})
+	before := childrenTimeOf(t, pid)
 	until(t, "five windows", func() bool { return s.Stats().Windows >= 5 })
+	used := childrenTimeOf(t, pid) - before
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -148,8 +155,8 @@ func TestServiceLosesNothing(t *testing.T) {
 	if !last.Last {
 		t.Error("the last segment does not end its window")
 	}
-	if got := cpuOf(segments, "spinner"); got < 0.5 {
-		t.Errorf("%.2f s of CPU time are shown of the workload", got)
+	if got := cpuOf(segments, "spinner"); used == 0 || got < 0.8*used.Seconds() {
+		t.Errorf("%.2f s of CPU time are shown of the workload, it took %s", got, used)
 	}
 }
 
@@ -198,13 +205,14 @@ func TestServiceChangesRate(t *testing.T) {
 // TestRecorder: a recording has its own rate and ends with what was asked for,
 // while windows go on.
 func TestRecorder(t *testing.T) {
-	start(t, compile(t, "recorded", spinner), "12")
+	pid := start(t, compile(t, "recorded", spinner), "12")
 	s, got, stop := serve(t, func(c *ServiceConfig) { c.Window = 10 * time.Minute })
 	if _, err := s.Record(context.Background(), time.Second, MaxFrequency+1); err == nil {
 		t.Error("an impossible rate is taken")
 	}
 	var both sync.WaitGroup
 	results := make([][]Segment, 2)
+	before := cpuTimeOf(t, pid)
 	for i, hz := range []int{0, 499} {
 		both.Go(func() {
 			var err error
@@ -214,6 +222,7 @@ func TestRecorder(t *testing.T) {
 		})
 	}
 	both.Wait()
+	used := (cpuTimeOf(t, pid) - before).Seconds()
 	for i, segments := range results {
 		var long time.Duration
 		for _, seg := range segments {
@@ -222,8 +231,8 @@ func TestRecorder(t *testing.T) {
 		if long < 950*time.Millisecond || long > 3*time.Second {
 			t.Errorf("recording %d took %s", i, long)
 		}
-		if seen := cpuOf(segments, "recorded"); seen < 0.3*long.Seconds() || seen > 1.1*long.Seconds() {
-			t.Errorf("recording %d of %s shows %.2f s of CPU time", i, long, seen)
+		if seen := cpuOf(segments, "recorded"); seen < 0.8*used-0.1 || seen > 1.1*used+0.1 {
+			t.Errorf("recording %d of %s shows %.2f s of CPU time, it took %.2f s", i, long, seen, used)
 		}
 	}
 	if !slices.ContainsFunc(results[1], func(s Segment) bool { return s.Frequency == 499 }) {
@@ -526,4 +535,23 @@ func cpuTimeOf(t *testing.T, pid profiler.PID) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(ts.Nano())
+}
+
+// childrenTimeOf is the CPU time of a process's children that have ended.
+func childrenTimeOf(t *testing.T, pid profiler.PID) time.Duration {
+	t.Helper()
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(line[bytes.LastIndexByte(line, ')'):])) // field 2, proc_pid_stat(5)
+	ticks := 0
+	for _, i := range []int{16, 17} { // cutime, cstime
+		n, err := strconv.Atoi(fields[i-2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / 100 // USER_HZ
 }
