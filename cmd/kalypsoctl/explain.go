@@ -22,7 +22,8 @@ func newExplainCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "explain [TERM]",
 		Short: "what is this component, this check?",
-		Long: `Tell about a component of the stack, or about a check of kalypso-agent doctor.
+		Long: `Tell about a component of the stack, or about a check of kalypsoctl preflight or
+kalypso-agent doctor.
 Without a term: which terms there are.`,
 		Example: `  kalypsoctl explain loki                             what it is, needs and serves
   kalypsoctl explain cap_syslog                       why does this check fail, and what to do?

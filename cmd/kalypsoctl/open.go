@@ -29,7 +29,6 @@ type pageOf struct {
 	component string
 	port      int    // of its Service; of its pod, where it has no Service
 	local     int    // on this machine, when it is free
-	path      string // of the page
 	secret    string // who may log in: its user and password
 	user      string // key of the Secret
 	password  string // key of the Secret
@@ -40,7 +39,7 @@ func pages() []pageOf {
 		{component: "grafana", port: 80, local: 3000, secret: "kalypso-grafana-admin", user: "admin-user", password: "admin-password"},
 		{component: "pyroscope", port: 4040, local: 4040},
 		{component: "minio", port: 9001, local: 9001, secret: "kalypso-s3", user: "rootUser", password: "rootPassword"},
-		{component: "agent", port: 4041, local: 4041, path: "/metrics"},
+		{component: "agent", port: 4041, local: 4041},
 	}
 }
 
@@ -112,7 +111,7 @@ func (f *openFlags) run(cmd *cobra.Command, p pageOf) error {
 		return err
 	}
 	defer forwarding.Close()
-	address := "http://" + forwarding.Addr + p.path
+	address := "http://" + forwarding.Addr
 	if err := answers(ctx, address); err != nil {
 		return &profiler.Fault{What: p.component + " does not answer", Why: err, Fix: "kalypsoctl logs " + p.component}
 	}

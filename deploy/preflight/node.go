@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kalypso-dev/kalypso/deploy/check"
+	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
 )
 
@@ -137,7 +138,7 @@ func (p *preflight) storage(ctx context.Context) check.Outcome {
 	for _, v := range d.claims {
 		switch {
 		case v.class == nil || *v.class == "":
-			unnamed++
+			unnamed += v.count
 		case !slices.Contains(names, *v.class):
 			missing = append(missing, fmt.Sprintf("%s asks for storage class %s, which is not there", v.name, *v.class))
 		}
@@ -173,9 +174,9 @@ const localPath = "https://raw.githubusercontent.com/rancher/local-path-provisio
 func (p *preflight) noDefault(ctx context.Context, classes []storagev1.StorageClass, volumes int) check.Outcome {
 	const patch = `kubectl patch storageclass %s -p '{"metadata":{"annotations":{"` + defaultClass + `":"true"}}}'`
 	if len(classes) > 0 {
-		return check.Fail("none of %s is the default (%s), and %s name none", plural(len(classes), "storage class"), classes[0].Name, plural(volumes, "volume")).WithFix(patch, classes[0].Name)
+		return check.Fail("no storage class is the default (there is %s), and %s", classes[0].Name, wanted(volumes)).WithFix(patch, classes[0].Name)
 	}
-	failed := check.Fail("there is no storage class, and %s are asked for", plural(volumes, "volume"))
+	failed := check.Fail("there is no storage class, and %s", wanted(volumes))
 	if provisioner := p.provisioner(ctx); provisioner != "" {
 		return failed.WithFix(`echo '{"apiVersion":"storage.k8s.io/v1","kind":"StorageClass","metadata":{"name":"standard","annotations":{"%s":"true"}},"provisioner":"%s"}' | kubectl apply -f -`, defaultClass, provisioner)
 	}
@@ -306,14 +307,14 @@ func (p *preflight) podSecurity(ctx context.Context) check.Outcome {
 	if template == nil {
 		return check.Skip("no pod with rights over its node is asked for")
 	}
-	namespace, name := "default", "default"
+	namespace, name, labelled := "default", "default", true
 	for _, c := range p.components() {
 		if c.Name == "agent" {
 			name = c.Namespace
 		}
 	}
-	if _, err := p.Cluster.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err == nil {
-		namespace = name
+	if ns, err := p.Cluster.Client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err == nil {
+		namespace, labelled = name, ns.Labels[helm.ManagedBy] == helm.Manager
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "kalypso-preflight-", Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec}
 	pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount = "", "" // its own is not there yet
@@ -321,23 +322,16 @@ func (p *preflight) podSecurity(ctx context.Context) check.Outcome {
 	switch {
 	case err == nil:
 		return check.Pass("a pod like the agent's is let into namespace %s", namespace)
+	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "violates PodSecurity") && labelled:
+		return check.Pass("Pod Security is enforced; install labels namespace %s as it has to be", name)
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "violates PodSecurity"):
-		return check.Fail("%s", refusal(err)).WithFix("%s", labelFix(namespace, name))
+		return check.Fail("%s", refusal(err)).WithFix("kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite", name)
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "cannot create resource"):
 		return check.Skip("you may not make pods: see rbac")
 	case strings.Contains(err.Error(), "failed calling webhook"):
 		return check.Skip("a webhook does not answer: see webhooks")
 	}
 	return check.Fail("%s", refusal(err)).WithFix("have a policy of the cluster make an exception for namespace %s", name)
-}
-
-// labelFix lets privileged pods into a namespace, which may have to be made.
-func labelFix(tried, name string) string {
-	label := fmt.Sprintf("kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite", name)
-	if tried != name {
-		return fmt.Sprintf("kubectl create namespace %s && %s", name, label)
-	}
-	return label
 }
 
 // refusal is what the API server says, without the name that was made up.
@@ -350,4 +344,12 @@ func refusal(err error) string {
 		text = string(runes[:300]) + "…"
 	}
 	return text
+}
+
+// wanted tells how many claims take the default class.
+func wanted(claims int) string {
+	if claims == 1 {
+		return "1 claim wants one"
+	}
+	return fmt.Sprintf("%d claims want one", claims)
 }
