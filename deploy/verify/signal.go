@@ -3,7 +3,9 @@ package verify
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -28,6 +30,7 @@ type signal struct {
 	message func(id string, at time.Time) object
 	query   func(id string, at time.Time) string
 	found   func(id string, answer []byte) (bool, error)
+	absent  int // the status that says that it is not there; 0: an answer says so
 	end     func(id string, at time.Time) object // nil: there is no way
 }
 
@@ -80,6 +83,7 @@ func traces() signal {
 		path:   "/v1/traces", direct: port{4318, "/v1/traces"}, read: 3200,
 		message: span,
 		query:   func(id string, _ time.Time) string { return "/api/traces/" + id },
+		absent:  http.StatusNotFound,
 		found: func(id string, answer []byte) (bool, error) {
 			// As the attribute's value: the trace ID is in another form.
 			return strings.Contains(string(answer), `"`+id+`"`), nil
@@ -215,7 +219,11 @@ func (c *Config) await(ctx context.Context, s *signal, from *service, id string,
 	defer cancel()
 	done, err := poll(ctx, func(ctx context.Context) (bool, error) {
 		answer, err := from.get(ctx, s.query(id, at))
-		if err != nil {
+		var said *answerError
+		switch {
+		case errors.As(err, &said) && said.status == s.absent:
+			return false, nil
+		case err != nil:
 			return false, err
 		}
 		return s.found(id, answer)

@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/kalypso-dev/kalypso/deploy/check"
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 // patience is short where a test waits for something that does not come.
@@ -134,6 +136,30 @@ func TestLogs(t *testing.T) {
 			}
 			got := prove(t, Config{Components: stack(t, names...), Forwarder: to, Patience: patience}, "logs")
 			wants(t, got, tt.state, tt.detail, tt.fix)
+		})
+	}
+}
+
+func TestTraces(t *testing.T) {
+	const in, out = "tempo.tempo:4318", "tempo.tempo:3200"
+	takes := func(http.ResponseWriter, *http.Request) {}
+	tests := []struct {
+		name   string
+		read   http.HandlerFunc
+		state  check.State
+		detail string
+	}{
+		{"a span comes back", func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, `{"batches":[{"value":{"stringValue":"%s"}}]}`, r.URL.Path[len("/api/traces/"):])
+		}, check.Passed, "span written and read back from Tempo"},
+		{"a Tempo that loses the span is told", http.NotFound, check.Failed, "tempo.tempo:3200 does not have it after 400ms"},
+		{"another trace is not ours", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"batches":[]}`) }, check.Failed, "does not have it"},
+		{"an error is told in its own words", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no bucket", 500) }, check.Failed, "answers 500 Internal Server Error: no bucket"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := Config{Components: stack(t, "tempo"), Patience: patience, Forwarder: addresses{in: serve(t, takes), out: serve(t, tt.read)}}
+			wants(t, prove(t, c, "traces"), tt.state, []string{tt.detail}, "")
 		})
 	}
 }
@@ -323,6 +349,46 @@ func TestMesh(t *testing.T) {
 				got.Fix = c.mesh().Fix
 			}
 			wants(t, got, tt.state, []string{tt.detail}, tt.fix)
+		})
+	}
+}
+
+func TestFixes(t *testing.T) {
+	fault := &profiler.Fault{What: "no pod behind Service loki/loki-gateway is ready", Fix: "kalypsoctl status"}
+	tests := []struct {
+		name string
+		of   string
+		err  error
+		fix  string
+	}{
+		{"what a cluster says is best", "loki", fmt.Errorf("reach loki: %w", fault), "kalypsoctl status"},
+		{"a store that wants a tenant", "mimir", errors.New("mimir-gateway.mimir:80 answers 401 Unauthorized: no org id"), "multitenancy"},
+		{"a bucket that is not there", "loki", errors.New("answers 500: NoSuchBucket: the specified bucket does not exist"), "the Secret kalypso-s3 of loki"},
+		{"Pyroscope without its object store", "pyroscope", errors.New("code = Unavailable desc = service is unavailable"), "object store"},
+		{"anything else is in the log", "tempo", errors.New("connection refused"), "kalypsoctl logs tempo"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := (&Config{}).fix(stack(t, tt.of)[0], tt.err); !strings.Contains(got, tt.fix) {
+				t.Errorf("fix %q, want one with %q", got, tt.fix)
+			}
+		})
+	}
+}
+
+func TestWordsOfServers(t *testing.T) {
+	tests := []struct{ name, answer, want string }{
+		{"the field message of JSON", `{"message":"not found","error":"x"}`, "not found"},
+		{"the field error of JSON", `{"status":"error","error":"bad query"}`, "bad query"},
+		{"the first line of text", "empty ring\nat main.go:1", "empty ring"},
+		{"nothing that moves a cursor", "a\x1b[31mb\tc", "a [31mb c"},
+		{"not more than fits", strings.Repeat("é", 300), strings.Repeat("é", 200) + "…"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := words([]byte(tt.answer)); got != tt.want {
+				t.Errorf("%q, want %q", got, tt.want)
+			}
 		})
 	}
 }
