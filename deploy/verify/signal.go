@@ -30,7 +30,7 @@ type signal struct {
 	message func(id string, at time.Time) object
 	query   func(id string, at time.Time) string
 	found   func(id string, answer []byte) (bool, error)
-	absent  int // the status that says that it is not there; 0: an answer says so
+	absent  int                                  // the status that says that it is not there; 0: an answer says so
 	end     func(id string, at time.Time) object // nil: there is no way
 }
 
