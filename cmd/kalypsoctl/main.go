@@ -42,6 +42,7 @@ func newRootCommand() *cobra.Command {
 		newUpgradeCommand(),
 		newDiffCommand(),
 		newStatusCommand(),
+		newVerifyCommand(),
 		newUninstallCommand(),
 		newClusterCommand(),
 		newRenderCommand(),
@@ -52,12 +53,11 @@ func newRootCommand() *cobra.Command {
 		newLogsCommand(),
 		newOpenCommand(),
 		newExplainCommand(),
-		newVerifyCommand(),
 		newBucketsCommand(),
 		cli.NewVersionCommand("kalypsoctl", cli.ReadBuildInfo(version, commit)),
 		newCompletionCommand(),
 	)
-	cli.House(root, "0 done · 1 failed · 2 wrong usage or settings · 130 interrupted")
+	cli.House(root, "0 done · 1 failed · 2 wrong usage or settings · 3 not healthy · 4 there are changes · 5 timed out · 130 interrupted")
 	return root
 }
 

@@ -36,7 +36,7 @@ func newVerifyCommand() *cobra.Command {
 way that applications and the agent do, and reads each back from its store; asks
 Grafana for the health of each data source, and istiod for its proxy.
 Exit code 0: all is proved. 3: something is not.`,
-		Example: `  kalypsoctl verify                                   everything that is installed
+		Example: `  kalypsoctl verify                                   what goes in comes out: each signal, Grafana, the mesh
   kalypsoctl verify logs profiles                     only these
   kalypsoctl verify --keep                            and tell by which ids to find it in Grafana
   kalypsoctl verify -o json                           for a program to read`,
