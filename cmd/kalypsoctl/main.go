@@ -1,5 +1,5 @@
-// Command kalypsoctl tells of and renders the observability stack that Kalypso
-// is part of.
+// Command kalypsoctl installs the observability stack that Kalypso is part of,
+// and tells how it is.
 //
 // This package turns flags into calls and errors into text and exit codes, one
 // file per verb. What the stack consists of is in deploy/component, its charts
@@ -34,7 +34,7 @@ func main() {
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kalypsoctl",
-		Short: "The Kalypso observability stack: what it consists of, as Kubernetes objects, for Argo CD",
+		Short: "Install and run the Kalypso observability stack",
 	}
 	root.AddCommand(
 		newPreflightCommand(),
