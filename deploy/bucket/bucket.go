@@ -90,6 +90,8 @@ func (s *Store) Ensure(ctx context.Context, name string, waiting func(reason err
 		}
 		if ctx.Err() == nil || last == nil { // else it only says that time is up
 			last = reason
+		}
+		if ctx.Err() == nil {
 			waiting(reason)
 		}
 		select {
