@@ -3,7 +3,6 @@ package verify
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,9 +43,9 @@ func (c *Config) open(to component.Component, port int) *service {
 		header:    http.Header{},
 		client: http.Client{
 			Timeout: requestLimit,
-			// One connection of our own, which ends with the tunnel. No proxy: the
-			// address is on this machine.
-			Transport: &http.Transport{MaxIdleConnsPerHost: 1, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}},
+			// Connections of our own, which end with the tunnel. No proxy: the address
+			// is on this machine.
+			Transport: &http.Transport{},
 		},
 	}
 }
@@ -167,9 +166,15 @@ func permanent(err error) bool {
 	return errors.As(err, &said) && said.status < 500 && said.status != http.StatusNotFound && said.status != http.StatusTooManyRequests
 }
 
+// errNotInTime stands for the words of package context.
+var errNotInTime = errors.New("not in time")
+
 // cause leaves out the address on this machine, which says nothing to anybody.
 func cause(err error) error {
 	var wrapped *url.Error
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errNotInTime
+	}
 	if errors.As(err, &wrapped) {
 		return wrapped.Err
 	}

@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -88,14 +89,19 @@ func (c *Config) installed(name string) (component.Component, bool) {
 	return component.Component{}, false
 }
 
-// needs is a check that is skipped where the component is not installed.
+// needs is a check that is skipped where the component is not installed, and when
+// it is interrupted.
 func (c *Config) needs(name string, run func(context.Context, component.Component) check.Outcome) func(context.Context) check.Outcome {
 	return func(ctx context.Context) check.Outcome {
 		one, ok := c.installed(name)
 		if !ok {
 			return check.Skip("%s is not installed", name)
 		}
-		return run(ctx, one)
+		outcome := run(ctx, one)
+		if outcome.State == check.Failed && errors.Is(context.Cause(ctx), context.Canceled) {
+			return check.Skip("interrupted")
+		}
+		return outcome
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -162,6 +163,28 @@ func TestTraces(t *testing.T) {
 			wants(t, prove(t, c, "traces"), tt.state, []string{tt.detail}, "")
 		})
 	}
+}
+
+func TestWhatIsInterruptedIsNoFailure(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	silent := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the end of the connection is seen
+		cancel()
+		<-r.Context().Done()
+	})
+	c := Config{Components: stack(t, "loki"), Forwarder: addresses{"loki-gateway.loki:80": silent}, Patience: time.Minute}
+	if got := c.signal(logs()).Run(ctx); got.State != check.Skipped {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestWhoIsSilentIsTold(t *testing.T) {
+	silent := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	c := Config{Components: stack(t, "loki"), Forwarder: addresses{"loki-gateway.loki:80": silent}, Patience: patience}
+	wants(t, prove(t, c, "logs"), check.Failed, []string{"no line could be written:\nloki-gateway.loki:80 does not answer: not in time"}, "")
 }
 
 func TestEachIDIsAnother(t *testing.T) {
