@@ -214,7 +214,7 @@ func (p *page) write(out io.Writer, style term.Style, width int) error {
 	fmt.Fprintf(&b, "kalypso on %s: %s\n", p.cluster.Context, p.verdict())
 	var rows [][]string
 	for _, c := range installed {
-		rows = append(rows, p.row(c))
+		rows = append(rows, p.row(c, style))
 	}
 	if err := style.Table(&b, []string{"component", "ready", "version", "since", "notes"}, rows); err != nil {
 		return err
@@ -240,10 +240,10 @@ func (p *page) write(out io.Writer, style term.Style, width int) error {
 }
 
 // row is the line of one component.
-func (p *page) row(c status.Component) []string {
+func (p *page) row(c status.Component, style term.Style) []string {
 	ready, version, since := "?", "", ""
 	if c.Health != status.Unknown {
-		ready = "–"
+		ready = "-"
 		if c.Want > 0 {
 			ready = fmt.Sprintf("%d/%d", c.Ready, c.Want)
 		}
@@ -252,14 +252,17 @@ func (p *page) row(c status.Component) []string {
 	if c.Release != nil {
 		version = c.Release.Version
 	}
-	return []string{c.Name, ready, version, since, p.note(c)}
+	return []string{c.Name, ready, version, since, p.note(c, style)}
 }
 
 // note is the most important thing to say of a component.
-func (p *page) note(c status.Component) string {
+func (p *page) note(c status.Component, style term.Style) string {
 	switch c.Health {
 	case status.Broken:
-		return "x " + c.Note
+		if style.ASCII {
+			return "x " + c.Note
+		}
+		return "✗ " + c.Note
 	case status.Starting:
 		return c.Note
 	case status.Unknown:
