@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/install"
+	"github.com/kalypso-dev/kalypso/deploy/secret"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -95,6 +97,9 @@ func printDiff(out io.Writer, p *install.Plan) error {
 			printDifference(&b, style, d)
 		}
 		b.WriteString("\n")
+	}
+	if slices.ContainsFunc(p.Secrets, func(m secret.Made) bool { return m.Created }) {
+		fmt.Fprintln(&b, credentials(p.Secrets))
 	}
 	if b.Len() == 0 {
 		b.WriteString("No differences: install would change nothing.\n")

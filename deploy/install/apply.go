@@ -147,6 +147,9 @@ func (s *Stack) send(ctx context.Context, step *Step, say func(State, string)) e
 		if deadline, ok := ctx.Deadline(); ok {
 			limit = time.Until(deadline)
 		}
+		if err := s.forget(); err != nil {
+			return err
+		}
 		err := client.Apply(ctx, helm.Change{
 			Name: step.Release, Chart: step.Chart, Archives: s.Archives, Profile: s.Profile,
 			Base: step.Base, Values: step.Values, Adopt: s.adopts(step.Name), Timeout: limit,
@@ -311,11 +314,14 @@ func (s *Stack) admit(ctx context.Context, step *Step, say func(State, string)) 
 		return fmt.Errorf("read the trial of %s: %w", step.Name, err)
 	}
 	trial := &unstructured.Unstructured{Object: tree}
-	mapper, err := s.Cluster.Getter(step.Namespace).ToRESTMapper()
-	if err != nil {
-		return fmt.Errorf("ask for the API of the cluster: %w", err)
-	}
 	for {
+		if err := s.forget(); err != nil {
+			return err
+		}
+		mapper, err := s.Cluster.Getter(step.Namespace).ToRESTMapper()
+		if err != nil {
+			return fmt.Errorf("ask for the API of the cluster: %w", err)
+		}
 		gvk := trial.GroupVersionKind()
 		mapping, err := mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 		if err == nil {

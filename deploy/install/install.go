@@ -108,6 +108,17 @@ func (s *Stack) releases(namespace string, note func(string)) (*helm.Client, err
 	return helm.NewClient(s.Cluster.Getter(namespace), namespace, s.Cluster.Version, note)
 }
 
+// forget drops what was learnt of the cluster's API: its kinds change as
+// components bring theirs.
+func (s *Stack) forget() error {
+	client, err := s.Cluster.Getter("").ToDiscoveryClient()
+	if err != nil {
+		return fmt.Errorf("ask for the API of the cluster: %w", err)
+	}
+	client.Invalidate()
+	return nil
+}
+
 // adopts says whether a component may take over what others made.
 func (s *Stack) adopts(name string) bool { return slices.Contains(s.Adopt, name) }
 

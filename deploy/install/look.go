@@ -67,7 +67,10 @@ func (s *Stack) newLook() (*look, error) {
 	if err != nil {
 		return nil, err
 	}
-	mapper, err := s.Cluster.Getter("default").ToRESTMapper()
+	if err := s.forget(); err != nil {
+		return nil, err
+	}
+	mapper, err := s.Cluster.Getter("").ToRESTMapper()
 	if err != nil {
 		return nil, fmt.Errorf("ask for the API of the cluster: %w", err)
 	}
