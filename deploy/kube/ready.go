@@ -44,6 +44,11 @@ type State struct {
 	Hurdle   Hurdle
 }
 
+// Stuck says whether it will not be ready by itself.
+func (s State) Stuck() bool {
+	return !s.Ready && s.Hurdle.Cause != "" && time.Since(s.Since) >= s.Hurdle.After
+}
+
 // Restart is why a container was started again.
 type Restart struct {
 	Pod, Container string

@@ -172,7 +172,7 @@ func (s *Component) judge(states []kube.State) {
 	for _, o := range states {
 		s.Ready, s.Want = s.Ready+o.Pods, s.Want+o.Want
 		switch {
-		case !o.Ready && o.Hurdle.Cause != "" && s.Health != Broken:
+		case o.Stuck() && s.Health != Broken:
 			s.Health, s.Note, s.Fix, s.Since = Broken, o.Reason, o.Hurdle.Fix, o.Since
 		case !o.Ready && s.Health == Healthy:
 			s.Health, s.Note, s.Since = Starting, o.Reason, o.Since
