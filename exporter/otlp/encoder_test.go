@@ -274,7 +274,7 @@ func BenchmarkEncode(b *testing.B) {
 		body = len(requests[0].Body)
 		if zipped == 0 {
 			var z bytes.Buffer
-			if err := gz.Write(&z, requests[0].Body); err != nil {
+			if err := gz.Write(&z, gz.Small, requests[0].Body); err != nil {
 				b.Fatal(err)
 			}
 			zipped = z.Len()
@@ -291,7 +291,7 @@ func BenchmarkCompress(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := gz.Write(io.Discard, requests[0].Body); err != nil {
+		if err := gz.Write(io.Discard, gz.Small, requests[0].Body); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -38,7 +38,7 @@ func (s *httpSender) Send(ctx context.Context, r *exporter.Request) (exporter.Re
 
 func (s *httpSender) post(ctx context.Context, message []byte) (exporter.Receipt, error) {
 	var body bytes.Buffer
-	if err := gz.Write(&body, message); err != nil {
+	if err := gz.Write(&body, gz.Small, message); err != nil {
 		return exporter.Receipt{}, err
 	}
 	header := http.Header{"Content-Type": {contentType}, "Content-Encoding": {"gzip"}}

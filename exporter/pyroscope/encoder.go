@@ -199,7 +199,7 @@ const profileName = "process_cpu"
 // message makes a RawProfileSeries of one sample.
 func message(labels []profiler.Attribute, raw []byte) ([]byte, error) {
 	var zipped bytes.Buffer
-	if err := gz.Write(&zipped, raw); err != nil {
+	if err := gz.Write(&zipped, gz.Small, raw); err != nil {
 		return nil, fmt.Errorf("write pprof: %w", err)
 	}
 	label := func(name, value string) []byte {

@@ -45,7 +45,7 @@ type kept struct {
 	frequency int
 	samples   uint64
 	lost      uint64
-	file      []byte // of format.WriteProfiles; empty when nothing ran
+	file      []byte // of format.WriteProfilesFast; empty when nothing ran
 }
 
 // keptBytes is what a segment takes beside its file: the struct, its place in
@@ -71,7 +71,7 @@ func (h *History) Add(s Segment) error {
 	k := &kept{from: s.Start, to: s.Start.Add(s.Duration), frequency: s.Frequency, lost: s.Lost}
 	if len(s.Profiles) > 0 {
 		var file bytes.Buffer
-		if err := format.WriteProfiles(&file, s.Profiles); err != nil {
+		if err := format.WriteProfilesFast(&file, s.Profiles); err != nil {
 			return fmt.Errorf("add to history: %w", err)
 		}
 		k.file = bytes.Clone(file.Bytes()) // without the buffer's slack

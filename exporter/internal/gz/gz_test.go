@@ -16,7 +16,7 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 	for range 8 { // writers are shared
 		group.Go(func() {
 			var file bytes.Buffer
-			if err := Write(&file, parts...); err != nil {
+			if err := Write(&file, Fast, parts...); err != nil {
 				t.Error(err)
 				return
 			}
@@ -38,11 +38,11 @@ type full struct{}
 func (full) Write([]byte) (int, error) { return 0, errors.New("disk full") }
 
 func TestAWriterThatFailedIsNotLeftBroken(t *testing.T) {
-	if err := Write(full{}, []byte("x")); err == nil {
+	if err := Write(full{}, Small, []byte("x")); err == nil {
 		t.Fatal("a full disk was not noticed")
 	}
 	var file bytes.Buffer
-	if err := Write(&file, []byte("x")); err != nil {
+	if err := Write(&file, Small, []byte("x")); err != nil {
 		t.Fatal(err)
 	}
 }
