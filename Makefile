@@ -74,6 +74,18 @@ test-cluster: ## installs on a real Kubernetes, with simulated nodes
 	(cd test/cluster/kubernetes && GOFLAGS=-trimpath $(GO) vet ./...) && \
 	$(GOTEST) $(CLUSTERTESTS)
 
+# The servers are of a module of their own; Prometheus is built without what looks
+# for targets in clouds. A Pyroscope server is used where PYROSCOPE_BIN names its
+# program. Without upstream charts in the folder KALYPSO_UPSTREAM_CHARTS only what
+# needs none is tried.
+.PHONY: test-backends
+test-backends: ## what kalypsoctl verify proves, on real servers
+	@scripts/setup build
+	cd test/backends/servers && $(GO) vet ./... && $(GO) build -trimpath -tags remove_all_sd -o $(CURDIR)/bin/backends/ \
+		./collector github.com/prometheus/prometheus/cmd/prometheus github.com/versity/versitygw/cmd/versitygw
+	KALYPSO_TEST_BACKENDS=1 $(GO) test -count=1 -timeout 15m -v ./test/backends/
+	KALYPSO_S3_SERVER=$(CURDIR)/bin/backends/versitygw $(GO) test -count=1 -v -run Server ./deploy/bucket/
+
 .PHONY: test-unwind-all
 test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
 	@scripts/setup test
