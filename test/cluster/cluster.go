@@ -189,8 +189,11 @@ func (c *Cluster) prepare() error {
 
 func (c *Cluster) group() string { return filepath.Base(c.state) }
 
-// Down ends the cluster and removes what belongs to it.
+// Down ends the cluster and removes what belongs to it. It is an error if a
+// process of it ended before, as what was seen of the cluster is then not to be
+// trusted.
 func (c *Cluster) Down() error {
+	fault := c.fault()
 	if c.webhook != nil {
 		c.webhook.close()
 	}
@@ -200,7 +203,8 @@ func (c *Cluster) Down() error {
 	if c.guard == nil {
 		return nil
 	}
-	err := c.guard.release()
+	err := errors.Join(fault, c.guard.release())
+	c.guard = nil
 	c.waits.Wait()
 	if err != nil {
 		return fmt.Errorf("end a test cluster: %w", err)

@@ -61,20 +61,30 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.startServer(); err != nil {
 		return err
 	}
-	if err := c.startControllers(); err != nil {
-		return err
-	}
 	if err := c.connect(); err != nil {
 		return err
 	}
 	if err := wait(ctx, "wait for the API server", c.serverReady); err != nil {
 		return err
 	}
+	if err := c.startControllers(); err != nil {
+		return err
+	}
 	_, err = c.Client.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
 		ObjectMeta:  metav1.ObjectMeta{Name: "standard", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
 		Provisioner: "kubernetes.io/host-path",
 	}, metav1.CreateOptions{})
-	return err
+	if err != nil {
+		return err
+	}
+	// Without it no pod can be made in the namespace default.
+	return wait(ctx, "wait for the controllers", func(ctx context.Context) error {
+		if err := c.fault(); err != nil {
+			return err
+		}
+		_, err := c.Client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
 }
 
 func (c *Cluster) serverReady(ctx context.Context) error {
@@ -162,8 +172,8 @@ func (c *Cluster) startServer() error {
 		"--proxy-client-cert-file="+c.pki.file("front-proxy-client.crt"), "--proxy-client-key-file="+c.pki.file("front-proxy-client.key"))
 }
 
-// startControllers starts what works on the API server's objects; it waits until
-// there is one.
+// startControllers starts what works on the API server's objects. It ends by
+// itself where the API server has not made its roles yet.
 func (c *Cluster) startControllers() error {
 	as := func(name string) []string {
 		file := c.pki.file(name + ".conf")
