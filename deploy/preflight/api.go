@@ -70,7 +70,7 @@ func (p *preflight) rbac(ctx context.Context) check.Outcome {
 	} else if may {
 		return check.Pass("you may do everything")
 	}
-	rights, err := p.rights()
+	rights, err := p.rights(ctx)
 	if err != nil {
 		return unseen(err)
 	}
@@ -139,8 +139,8 @@ func (p *preflight) may(ctx context.Context, r right) (bool, error) {
 }
 
 // rights are those that an installation needs, each once, sorted.
-func (p *preflight) rights() ([]right, error) {
-	all, err := rendered(p.Stack)
+func (p *preflight) rights(ctx context.Context) ([]right, error) {
+	all, err := p.manifests(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -348,6 +348,9 @@ func (p *preflight) answer(ctx context.Context, refs []kube.Ref, thing, fix stri
 	}
 	if len(silent) > 0 {
 		return check.Fail("%s", lines(silent)).WithFix(fix, strings.ToLower(first.Kind), first.Name)
+	}
+	if len(refs) == 0 {
+		return check.Pass("there is no %s", thing)
 	}
 	return check.Pass("%s, none of them silent", plural(len(refs), thing))
 }

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/kalypso-dev/kalypso/deploy/check"
@@ -89,22 +90,19 @@ func claimOf(name string, c corev1.PersistentVolumeClaim, n int) volume {
 }
 
 // need is the demand of the stack that is to be installed.
-func (p *preflight) need() (*demand, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (p *preflight) need(ctx context.Context) (*demand, error) {
 	if p.demand != nil {
 		return p.demand, nil
 	}
-	var err error
-	p.demand, err = demandOfStack(p.Stack)
-	return p.demand, err
-}
-
-func demandOfStack(s *install.Stack) (*demand, error) {
-	all, err := rendered(s)
+	all, err := p.manifests(ctx)
 	if err != nil {
 		return nil, err
 	}
+	p.demand, err = demandOfStack(p.Stack, all)
+	return p.demand, err
+}
+
+func demandOfStack(s *install.Stack, all map[string]*helm.Manifests) (*demand, error) {
 	var objects []helm.Object
 	for _, part := range s.Parts {
 		objects = append(objects, all[part.Name].Objects...)
@@ -114,8 +112,6 @@ func demandOfStack(s *install.Stack) (*demand, error) {
 
 // nodesOnce asks for the nodes once.
 func (p *preflight) nodesOnce(ctx context.Context) ([]*kube.Node, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.nodeSet != nil {
 		return p.nodeSet, nil
 	}
@@ -216,7 +212,7 @@ func (p *packing) place(name string, ask int64, free *int64, kind roomKind) {
 
 // room checks one kind of room.
 func (p *preflight) room(ctx context.Context, kind roomKind) check.Outcome {
-	d, err := p.need()
+	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)
 	}
@@ -238,24 +234,23 @@ func (p *preflight) room(ctx context.Context, kind roomKind) check.Outcome {
 
 // few names the first of several things.
 func few(things []string) string {
-	const limit = 3
+	const limit = 2
 	if len(things) > limit {
 		return fmt.Sprintf("%s and %d more", strings.Join(things[:limit], ", "), len(things)-limit)
 	}
 	return strings.Join(things, ", ")
 }
 
-// ours are the namespaces whose pods make room for those that come.
+// ours are the namespaces that kalypsoctl made: their pods make room for those
+// that come.
 func (p *preflight) ours(ctx context.Context) map[string]bool {
 	out := map[string]bool{}
-	steps, err := p.Steps(ctx)
+	list, err := p.Cluster.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: helm.ManagedBy + "=" + helm.Manager})
 	if err != nil {
-		return out
+		return out // then nothing is taken to be free
 	}
-	for _, s := range steps {
-		if s.Now != nil && s.Now.Managed {
-			out[s.Namespace] = true
-		}
+	for _, ns := range list.Items {
+		out[ns.Name] = true
 	}
 	return out
 }
@@ -271,11 +266,15 @@ func (p *preflight) fits(ctx context.Context) string {
 	room := func(d *demand) bool {
 		return len(pack(d, nodes, ours, memoryKind()).homeless) == 0 && len(pack(d, nodes, ours, cpuKind()).homeless) == 0
 	}
-	if d, err := p.need(); err != nil || room(d) {
+	if d, err := p.need(ctx); err != nil || room(d) {
 		return ""
 	}
 	for _, s := range p.Smaller() {
-		if d, err := demandOfStack(s); err == nil && room(d) {
+		all, err := rendered(s)
+		if err != nil {
+			return ""
+		}
+		if d, err := demandOfStack(s, all); err == nil && room(d) {
 			return s.Profile
 		}
 	}

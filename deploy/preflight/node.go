@@ -116,7 +116,7 @@ const defaultClass = "storageclass.kubernetes.io/is-default-class"
 
 // storage looks whether each volume that is asked for would be made.
 func (p *preflight) storage(ctx context.Context) check.Outcome {
-	d, err := p.need()
+	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)
 	}
@@ -207,7 +207,7 @@ var onNode = []string{"rancher.io/local-path", "kubernetes.io/host-path", "k8s.i
 // disk compares the volumes with the disks of the nodes, where volumes are on
 // them: sizes of such volumes are wishes, nobody holds them.
 func (p *preflight) disk(ctx context.Context) check.Outcome {
-	d, err := p.need()
+	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)
 	}
@@ -215,10 +215,12 @@ func (p *preflight) disk(ctx context.Context) check.Outcome {
 	if err != nil {
 		return unseen(err)
 	}
-	if !slices.ContainsFunc(list.Items, func(c storagev1.StorageClass) bool {
-		return c.Annotations[defaultClass] == "true" && slices.Contains(onNode, c.Provisioner)
-	}) {
-		return check.Skip("volumes are not on the nodes' disks")
+	i := slices.IndexFunc(list.Items, func(c storagev1.StorageClass) bool { return c.Annotations[defaultClass] == "true" })
+	switch {
+	case i < 0:
+		return check.Skip("no storage class is the default: see storage")
+	case !slices.Contains(onNode, list.Items[i].Provisioner):
+		return check.Skip("volumes of class %s are not on the nodes' disks", list.Items[i].Name)
 	}
 	nodes, err := p.nodesOnce(ctx)
 	if err != nil {
@@ -299,7 +301,7 @@ func (p *preflight) dns(ctx context.Context) check.Outcome {
 // podSecurity asks to let the agent's pod in, in a dry run: Pod Security, and
 // any policy that others installed, has its say.
 func (p *preflight) podSecurity(ctx context.Context) check.Outcome {
-	d, err := p.need()
+	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)
 	}
@@ -328,6 +330,8 @@ func (p *preflight) podSecurity(ctx context.Context) check.Outcome {
 		return check.Fail("%s", refusal(err)).WithFix("kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite", name)
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "cannot create resource"):
 		return check.Skip("you may not make pods: see rbac")
+	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "looking up service account"):
+		return check.Skip("namespace %s is only just being made", namespace)
 	case strings.Contains(err.Error(), "failed calling webhook"):
 		return check.Skip("a webhook does not answer: see webhooks")
 	}

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/kalypso-dev/kalypso/deploy/check"
 	"github.com/kalypso-dev/kalypso/deploy/component"
@@ -69,22 +68,18 @@ func Checks(c Config) []check.Check {
 	}
 }
 
-// preflight remembers what several checks want to know.
+// preflight remembers what several checks want to know. They run one after
+// another.
 type preflight struct {
 	Config
-
-	mu      sync.Mutex
 	steps   []*install.Step // by the cluster; nil until asked for
 	stepErr error
 	demand  *demand
 	nodeSet []*kube.Node
 }
 
-// Steps are what there is to install, held against the cluster. Where the
-// cluster does not let itself be looked at, they are only rendered.
+// Steps are what there is to install, held against the cluster.
 func (p *preflight) Steps(ctx context.Context) ([]*install.Step, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.steps == nil && p.stepErr == nil {
 		p.steps, p.stepErr = steps(ctx, p.Stack)
 	}
@@ -104,6 +99,21 @@ func steps(ctx context.Context, stack *install.Stack) ([]*install.Step, error) {
 		return nil, err
 	}
 	return plan.Steps(), nil
+}
+
+// manifests are the objects of each part. Where the cluster does not let itself
+// be looked at, values that were given earlier are not among what they are made
+// of.
+func (p *preflight) manifests(ctx context.Context) (map[string]*helm.Manifests, error) {
+	steps, err := p.Steps(ctx)
+	if err != nil {
+		return rendered(p.Stack)
+	}
+	out := map[string]*helm.Manifests{}
+	for _, s := range steps {
+		out[s.Name] = s.Manifests
+	}
+	return out, nil
 }
 
 // rendered are the objects of each part, without a look at the cluster.
