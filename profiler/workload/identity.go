@@ -6,11 +6,12 @@ import (
 	"strings"
 )
 
-// Identity is what a cgroup path says about who its processes belong to. At
-// most one of the fields is set: a container inside a unit is the container,
-// because the unit is then its runtime's affair.
+// Identity is what a cgroup path says about who its processes belong to. A
+// container inside a unit is the container, because the unit is then its
+// runtime's affair.
 type Identity struct {
 	ContainerID string // 64 hex digits, or the name of an LXC or nspawn container
+	PodUID      string // of the pod that the container, or the process itself, is in
 	Unit        string // systemd unit: "nginx.service", "user-1000.slice"
 }
 
@@ -19,12 +20,21 @@ type Identity struct {
 // (cgroupfs driver, nested runtimes). The IDs are SHA-256 sized.
 var containerID = regexp.MustCompile(`(?:^|[-:/])([0-9a-f]{64})(?:\.scope)?(?:$|/)`)
 
+// podUID finds what the kubelet calls the cgroup of a pod: podUID with the
+// cgroupfs driver; NAME-podUID.slice with that of systemd, where underscores
+// stand for the UID's hyphens. A static pod's UID is 32 digits without hyphens.
+var podUID = regexp.MustCompile(`(?:^|[-/])pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?(?:$|[/:])`)
+
+// monitor is the cgroup of a container's monitor, which CRI-O and podman have
+// outside the container.
+var monitor = regexp.MustCompile(`(crio|libpod)-conmon-[0-9a-f]{64}`)
+
 // Identify reads a cgroup path, as CgroupOf gives it.
 func Identify(cgroup string) Identity {
 	// The innermost container is the one that the process is in.
-	if all := containerID.FindAllStringSubmatchIndex(overlap(cgroup), -1); len(all) > 0 {
-		last := all[len(all)-1]
-		return Identity{ContainerID: overlap(cgroup)[last[2]:last[3]]}
+	all := Containers(cgroup)
+	if len(all) > 0 {
+		return all[len(all)-1]
 	}
 	elements := strings.Split(strings.Trim(cgroup, "/"), "/")
 	for i, e := range elements {
@@ -37,7 +47,34 @@ func Identify(cgroup string) Identity {
 			return Identity{ContainerID: unescape(strings.TrimSuffix(strings.TrimPrefix(e, "machine-"), ".scope"))}
 		}
 	}
+	for i, e := range elements {
+		elements[i] = monitor.ReplaceAllString(e, "${1}-conmon")
+	}
 	return Identity{Unit: unit(elements)}
+}
+
+// Containers are the containers and pods that a cgroup path lies in, from the
+// outermost to the innermost. There is more than one where a container runs
+// containers of its own. A pod without a container is that of a process which
+// is in the pod's cgroup only.
+func Containers(cgroup string) []Identity {
+	path := monitor.ReplaceAllString(overlap(cgroup), "${1}-conmon")
+	containers := containerID.FindAllStringSubmatchIndex(path, -1)
+	pods := podUID.FindAllStringSubmatchIndex(path, -1)
+	var all []Identity
+	for len(containers) > 0 || len(pods) > 0 {
+		var id Identity
+		if len(pods) > 0 && (len(containers) == 0 || pods[0][2] < containers[0][2]) {
+			id.PodUID = strings.ReplaceAll(path[pods[0][2]:pods[0][3]], "_", "-")
+			pods = pods[1:]
+		}
+		if len(containers) > 0 && (len(pods) == 0 || containers[0][2] < pods[0][2]) {
+			id.ContainerID = path[containers[0][2]:containers[0][3]]
+			containers = containers[1:]
+		}
+		all = append(all, id)
+	}
+	return all
 }
 
 // overlap doubles the slashes, so that neighbouring elements can both match:
@@ -97,15 +134,17 @@ func hex(c byte) int {
 	return -1
 }
 
-// Service is the name that a workload goes by: of a unit its name without the
-// kind, of a container its ID as container runtimes shorten it. It is empty
-// when the cgroup says nothing.
+// Service is the name that a workload goes by of which nothing else is known: of
+// a unit its name without the kind, of a container its ID as container runtimes
+// shorten it, of a pod likewise. It is empty when the cgroup says nothing.
 func (id Identity) Service() string {
 	switch {
 	case len(id.ContainerID) == 64 && containerID.MatchString(id.ContainerID):
 		return "container-" + id.ContainerID[:12]
 	case id.ContainerID != "":
 		return "container-" + id.ContainerID
+	case id.PodUID != "":
+		return "pod-" + id.PodUID
 	case id.Unit != "":
 		return strings.TrimSuffix(id.Unit, path.Ext(id.Unit))
 	}
