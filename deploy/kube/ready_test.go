@@ -260,8 +260,27 @@ func TestOldCrashesAreGivenAnotherTry(t *testing.T) {
 	if err := wait(crashed(time.Now().Add(-time.Minute))); !errors.As(err, &late) {
 		t.Errorf("of an old crash: %v", err)
 	}
-	if err := wait(crashed(time.Now().Add(time.Minute))); err == nil || !strings.Contains(err.Error(), "will not be ready: gateway-new-1: container app ended 7 times: exit code 1") {
+	if err := wait(crashed(time.Now().Add(time.Minute))); err == nil || !strings.Contains(err.Error(), "will not be ready: gateway-new-1: container app ended 8 times: exit code 1") {
 		t.Errorf("of a new crash: %v", err)
+	}
+}
+
+// A container without a probe is ready from its start to its next crash.
+func TestStartedAgainIsNotReadyAtOnce(t *testing.T) {
+	again := func(ago time.Duration) State {
+		p := aPod("once", "once", true, corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Now().Add(-ago))}})
+		p.Status.ContainerStatuses[0].RestartCount = 3
+		states, err := tracked(p).Readiness(t.Context(), []Ref{{Kind: "Pod", Namespace: "mimir", Name: "once"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return states[0]
+	}
+	if s := again(2 * time.Second); s.Ready || s.Reason != "once: container app was started again" {
+		t.Errorf("after 2 s: ready %v, reason %q", s.Ready, s.Reason)
+	}
+	if s := again(time.Minute); !s.Ready {
+		t.Errorf("after a minute: %q", s.Reason)
 	}
 }
 

@@ -19,9 +19,9 @@ type why struct {
 }
 
 const (
-	// crashLimit is how often a container may end before it is said that it will
-	// not heal: the back-offs before the fourth start add up to 70 s, in which
-	// what it waits for may have come.
+	// crashLimit is how often a container may be started again before it is said
+	// that it will not heal: the waits before the fourth time add up to 70 s, in
+	// which what it waits for may have come.
 	crashLimit = 4
 	// roomLimit is how long a pod may find no node before it is said that there
 	// is none: others may be about to leave.
@@ -68,7 +68,7 @@ func (v *view) why(p *corev1.Pod) why {
 	}
 	for i := range p.Status.InitContainerStatuses {
 		s := &p.Status.InitContainerStatuses[i]
-		if s.Ready || s.State.Terminated != nil && s.State.Terminated.ExitCode == 0 || s.Started != nil && *s.Started {
+		if s.Ready || s.State.Terminated != nil && s.State.Terminated.ExitCode == 0 || isSidecar(p, s.Name) && s.Started != nil && *s.Started {
 			continue
 		}
 		w := v.container(p, s, since)
@@ -105,6 +105,13 @@ func (v *view) why(p *corev1.Pod) why {
 		}
 	}
 	return why{text: "is about to be ready", since: since}
+}
+
+// isSidecar says whether an init container is one that goes on running.
+func isSidecar(p *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.Name == name && c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	})
 }
 
 // failed is a pod whose containers have ended and are not started again.
@@ -155,8 +162,7 @@ func (v *view) container(p *corev1.Pod, s *corev1.ContainerStatus, since time.Ti
 	case s.State.Waiting != nil:
 		return v.waiting(p, s, since)
 	case s.State.Terminated != nil:
-		t := s.State.Terminated
-		return why{text: fmt.Sprintf("container %s ended: %s", s.Name, v.ending(p, s.Name, t)), since: t.FinishedAt.Time}
+		return v.crashes(p, s)
 	case s.State.Running != nil:
 		return v.unready(p, s)
 	}
@@ -214,6 +220,13 @@ func (v *view) noImage(p *corev1.Pod, s *corev1.ContainerStatus, since time.Time
 	}
 	cause := pullCause(message)
 	w := why{text: fmt.Sprintf("cannot pull %s: %s", s.Image, cause), since: since}
+	if s.State.Waiting.Reason == "InvalidImageName" {
+		w.hurdle = Hurdle{
+			Cause: fmt.Sprintf("%s: %s is not the name of an image: %s", p.Name, s.Image, cause),
+			Fix:   "kalypsoctl config show --origin     prints the values and where each came from",
+		}
+		return w
+	}
 	if neverPulled.MatchString(message) {
 		w.hurdle = Hurdle{
 			Cause: fmt.Sprintf("%s: the image %s cannot be pulled: %s", p.Name, s.Image, cause),
@@ -258,17 +271,21 @@ func configHurdle(p *corev1.Pod, message string) Hurdle {
 	return Hurdle{Cause: p.Name + ": " + short(message), Fix: fmt.Sprintf("kubectl -n %s describe pod %s", p.Namespace, p.Name)}
 }
 
-// crashes is a container that ends again and again.
+// crashes is a container that ends again and again. Between two tries it is
+// either waiting (CrashLoopBackOff) or still shown as ended.
 func (v *view) crashes(p *corev1.Pod, s *corev1.ContainerStatus) why {
-	last := s.LastTerminationState.Terminated
+	last := s.State.Terminated
+	if last == nil {
+		last = s.LastTerminationState.Terminated
+	}
 	if last == nil {
 		return why{text: fmt.Sprintf("container %s ends again and again", s.Name), since: p.CreationTimestamp.Time}
 	}
-	ending := v.ending(p, s.Name, last)
-	w := why{text: fmt.Sprintf("container %s ended %s: %s", s.Name, times(int(s.RestartCount)), ending), since: last.FinishedAt.Time}
+	text := fmt.Sprintf("container %s ended%s: %s", s.Name, times(int(s.RestartCount)+1), v.ending(p, s.Name, last))
+	w := why{text: text, since: last.FinishedAt.Time}
 	if s.RestartCount >= crashLimit {
 		w.hurdle = Hurdle{
-			Cause: fmt.Sprintf("%s: container %s ended %s: %s", p.Name, s.Name, times(int(s.RestartCount)), ending),
+			Cause: p.Name + ": " + text,
 			Fix:   fmt.Sprintf("kubectl -n %s logs %s -c %s --previous", p.Namespace, p.Name, s.Name),
 			at:    last.FinishedAt.Time, pod: p.Name, from: s.Name,
 		}
@@ -279,11 +296,11 @@ func (v *view) crashes(p *corev1.Pod, s *corev1.ContainerStatus) why {
 func times(n int) string {
 	switch n {
 	case 1:
-		return "once"
+		return ""
 	case 2:
-		return "twice"
+		return " twice"
 	}
-	return fmt.Sprintf("%d times", n)
+	return fmt.Sprintf(" %d times", n)
 }
 
 // creating is a container that the kubelet is about to start: events tell what
@@ -346,9 +363,8 @@ func (v *view) unscheduled(p *corev1.Pod, c *corev1.PodCondition) why {
 // schedulerWords leaves out what the scheduler says of preemption:
 // "0/3 nodes are available: 3 Insufficient memory. preemption: 0/3 …".
 func schedulerWords(message string) string {
-	message, _, _ = strings.Cut(message, " preemption:")
-	message, _, _ = strings.Cut(message, " no new claims to deallocate")
-	return short(strings.TrimRight(message, ". "))
+	message, _, _ = strings.Cut(message, ". ")
+	return short(strings.TrimRight(message, "."))
 }
 
 // unbound gives the first claim of a pod that has no volume, and why.

@@ -34,6 +34,7 @@ type watched struct {
 type namespace struct {
 	factory  informers.SharedInformerFactory
 	required []cache.SharedIndexInformer
+	helpful  []cache.SharedIndexInformer // only tell why
 }
 
 // kinds that are watched, and what they need beside themselves to tell reasons.
@@ -74,6 +75,7 @@ func (c *Cluster) watch(ctx context.Context, objects []Ref) (*watched, error) {
 			}
 		}
 	}
+	w.heardWhy(ctx)
 	return w, nil
 }
 
@@ -97,10 +99,13 @@ func (w *watched) open(name string, kinds []string) *namespace {
 	// Claims and events only help to tell why; without the right to see them
 	// everything else still works.
 	claims, events := f.Core().V1().PersistentVolumeClaims().Informer(), f.Core().V1().Events().Informer()
+	n.helpful = append(n.helpful, events)
 	if slices.Contains(kinds, claim) {
 		n.required = append(n.required, claims)
+	} else {
+		n.helpful = append(n.helpful, claims)
 	}
-	for _, informer := range append(slices.Clone(n.required), claims, events) {
+	for _, informer := range slices.Concat(n.required, n.helpful) {
 		_, _ = informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(any) { w.wake() },
 			UpdateFunc: func(any, any) { w.wake() },
@@ -167,6 +172,29 @@ func (w *watched) heard(ctx context.Context, namespace string, informer cache.Sh
 		}
 	}
 	return nil
+}
+
+// whyLimit is how long reasons are waited for, which one may not be allowed to
+// see.
+const whyLimit = time.Second
+
+// heardWhy waits for the first list of what only tells why, for a while.
+func (w *watched) heardWhy(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, whyLimit)
+	defer cancel()
+	tick := time.NewTicker(heardEvery)
+	defer tick.Stop()
+	for _, n := range w.namespaces {
+		for _, informer := range n.helpful {
+			for !informer.HasSynced() {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+				}
+			}
+		}
+	}
 }
 
 // forbidden is the error of missing rights.

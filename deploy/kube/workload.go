@@ -61,7 +61,7 @@ func (v *view) deployment(o Ref, d *appsv1.Deployment) State {
 	s.Pods = min(s.Pods, s.Want)
 	s.Ready = observed && int(d.Status.UpdatedReplicas) >= s.Want && int(d.Status.AvailableReplicas) >= s.Want && d.Status.Replicas <= d.Status.UpdatedReplicas
 	if s.Ready {
-		return s
+		return s.steady(v, pods)
 	}
 	if observed && int(d.Status.UpdatedReplicas) < s.Want || len(pods) == 0 {
 		if c := deploymentCondition(d, appsv1.DeploymentReplicaFailure); c != nil && c.Status == corev1.ConditionTrue {
@@ -106,7 +106,7 @@ func (v *view) statefulSet(o Ref, d *appsv1.StatefulSet) State {
 		int(d.Status.UpdatedReplicas) >= s.Want-partition(d)
 	s.Ready = d.Generation <= d.Status.ObservedGeneration && int(d.Status.ReadyReplicas) >= s.Want && updated
 	if s.Ready {
-		return s.sinceReady(pods)
+		return s.sinceReady(pods).steady(v, pods)
 	}
 	if int(d.Status.Replicas) < s.Want {
 		if e := v.refusal(statefulSet, d.Name); e != nil {
@@ -135,7 +135,7 @@ func (v *view) daemonSet(o Ref, d *appsv1.DaemonSet) State {
 	updated := d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType || d.Status.UpdatedNumberScheduled >= d.Status.DesiredNumberScheduled
 	s.Ready = observed && updated && d.Status.NumberReady >= d.Status.DesiredNumberScheduled
 	if s.Ready {
-		return s.sinceReady(pods)
+		return s.sinceReady(pods).steady(v, pods)
 	}
 	if d.Status.CurrentNumberScheduled < d.Status.DesiredNumberScheduled || len(pods) == 0 {
 		if e := v.refusal(daemonSet, d.Name); e != nil {
@@ -188,7 +188,7 @@ func (v *view) pod(o Ref, p *corev1.Pod) State {
 	s.count(v, []*corev1.Pod{p})
 	if s.Ready {
 		s.Pods = 1
-		return s.sinceReady([]*corev1.Pod{p})
+		return s.sinceReady([]*corev1.Pod{p}).steady(v, []*corev1.Pod{p})
 	}
 	return s.because(v.why(p).of(p))
 }
@@ -281,6 +281,23 @@ func (s State) sinceReady(pods []*corev1.Pod) State {
 	for _, p := range pods {
 		if c := condition(p, corev1.PodReady); c != nil && c.LastTransitionTime.After(s.Since) {
 			s.Since = c.LastTransitionTime.Time
+		}
+	}
+	return s
+}
+
+// steadyAfter is how long a container runs that was started again, until it is
+// believed: without a probe it is ready from its start to its next crash.
+const steadyAfter = 10 * time.Second
+
+// steady is the state, unless a container has only just been started again.
+func (s State) steady(v *view, pods []*corev1.Pod) State {
+	for _, p := range pods {
+		for _, c := range p.Status.ContainerStatuses {
+			if r := c.State.Running; r != nil && c.RestartCount > 0 && v.now.Sub(r.StartedAt.Time) < steadyAfter {
+				s.Ready, s.Pods = false, max(s.Pods-1, 0)
+				return s.because(why{text: fmt.Sprintf("container %s was started again", c.Name), since: r.StartedAt.Time}.of(p))
+			}
 		}
 	}
 	return s
