@@ -43,6 +43,7 @@ func newRootCommand() *cobra.Command {
 		newDiffCommand(),
 		newStatusCommand(),
 		newVerifyCommand(),
+		newSysdumpCommand(),
 		newUninstallCommand(),
 		newClusterCommand(),
 		newRenderCommand(),

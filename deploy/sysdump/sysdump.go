@@ -1,0 +1,183 @@
+// Package sysdump gathers what somebody needs who is to find out what is wrong
+// with a stack, and is not there: one archive, with a summary that begins with
+// what is wrong.
+//
+// It reads the cluster and changes nothing. Secrets are listed by name and
+// never written: of those that the catalogue names, the values are read for one
+// purpose, to take them out of whatever else has them. Everything that is
+// written goes through the redactor.
+//
+// A cluster that is asked for a dump is half broken: each collector has a time
+// limit, and what it could not get is a line of the summary. The package does
+// not judge health; deploy/status does.
+package sysdump
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kalypso-dev/kalypso/deploy/component"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/deploy/status"
+)
+
+// Options say what is wanted.
+type Options struct {
+	Components []component.Component
+	Since      time.Duration // of logs and events
+	MaxBytes   int64         // of the archive
+	Folder     string        // that everything is in, inside the archive
+	Tool       string        // which kalypsoctl this is
+	Started    func(what string)
+}
+
+// Report tells what became of a dump.
+type Report struct {
+	Files   int
+	Bytes   int64    // of the archive
+	Wrong   []string // what the summary begins with, worst first
+	LeftOut []string // what is not in it by choice: limits of size, age, time
+	Failed  []string // what could not be had
+	Took    time.Duration
+}
+
+// collector gets one kind of thing.
+type collector struct {
+	name string
+	has  string // for --list
+	run  func(*dump, context.Context) error
+}
+
+// collectors in order of their worth: what comes later is left out first.
+func collectors() []collector {
+	return []collector{
+		{"versions", "kalypsoctl, Kubernetes, nodes with kernel, runtime and room", (*dump).versions},
+		{"plan", "components, waves, what each needs", (*dump).plan},
+		{"releases", "Helm releases: chart, revision, status; values that were given", (*dump).releases},
+		{"events", "events of the namespaces and of nodes", (*dump).events},
+		{"objects", "all objects of the namespaces but Secrets, of which the names", (*dump).objects},
+		{"logs", "logs of each container, and of the one before it", (*dump).logs},
+		{"agent", "counters and quality of each agent that runs", (*dump).agents},
+	}
+}
+
+// collectLimit bounds one collector. All of them take seconds on a cluster that
+// answers.
+const collectLimit = time.Minute
+
+// Contents are what a dump would have, a row each: name, and what it is.
+func Contents() [][]string {
+	rows := [][]string{{summaryName, "what is wrong, first; what was left out, last"}}
+	for _, c := range collectors() {
+		rows = append(rows, []string{c.name, c.has})
+	}
+	return rows
+}
+
+// dump is one that is being made.
+type dump struct {
+	*archive
+	cluster *kube.Cluster
+	opts    Options
+	health  []status.Component
+	nodes   []corev1.Node
+	failed  []string
+	tallies map[string]int // warnings of events, by what they say
+}
+
+// Write makes a dump of a cluster. It gives an error only where the archive
+// cannot be written, or ctx was canceled: a broken cluster makes a dump that says
+// so.
+func Write(ctx context.Context, cluster *kube.Cluster, w io.Writer, o Options) (*Report, error) {
+	began := time.Now()
+	d := &dump{
+		cluster: cluster, opts: o, tallies: map[string]int{},
+		archive: &archive{folder: o.Folder, at: began, limit: o.MaxBytes, redact: newRedactor(nil)},
+	}
+	d.redact = newRedactor(d.credentials(ctx))
+	d.started("health")
+	d.health = status.Look(ctx, cluster, o.Components)
+	for _, c := range collectors() {
+		if err := ctx.Err(); err != nil {
+			d.leftOut("%s: the time was over", c.name)
+			continue
+		}
+		d.started(c.name)
+		limited, cancel := context.WithTimeout(ctx, collectLimit)
+		if err := c.run(d, limited); err != nil {
+			d.fail(c.name, err)
+		}
+		cancel()
+	}
+	if errors.Is(ctx.Err(), context.Canceled) { // the deadline is no reason to write nothing
+		return nil, ctx.Err()
+	}
+	r := &Report{Files: len(d.members) + 1, Wrong: d.wrongLines(), LeftOut: d.left, Failed: d.failed}
+	var err error
+	r.Bytes, err = d.write(w, d.redact.text(d.summary(began)))
+	r.Took = time.Since(began)
+	return r, err
+}
+
+func (d *dump) started(what string) {
+	if d.opts.Started != nil {
+		d.opts.Started(what)
+	}
+}
+
+// fail notes what could not be had.
+func (d *dump) fail(what string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.failed = append(d.failed, fmt.Sprintf("%s: %s", what, d.redact.text([]byte(err.Error()))))
+}
+
+// namespaces are those of the components, in their order. What is broken comes
+// first: it is taken before there is no room.
+func (d *dump) namespaces() []string {
+	var out []string
+	for _, c := range d.ordered() {
+		if c.Health != status.Absent && !slices.Contains(out, c.Namespace) {
+			out = append(out, c.Namespace)
+		}
+	}
+	return out
+}
+
+// ordered are the components, worst first.
+func (d *dump) ordered() []status.Component {
+	rank := []status.Health{status.Broken, status.Unknown, status.Starting, status.Healthy, status.Absent}
+	all := slices.Clone(d.health)
+	slices.SortStableFunc(all, func(a, b status.Component) int {
+		return slices.Index(rank, a.Health) - slices.Index(rank, b.Health)
+	})
+	return all
+}
+
+// credentials are the values of the Secrets that the catalogue names. They are
+// looked for, and never written. Who may not read them has none to lose: a
+// component's log is redacted by names then.
+func (d *dump) credentials(ctx context.Context) [][]byte {
+	limited, cancel := context.WithTimeout(ctx, collectLimit)
+	defer cancel()
+	var values [][]byte
+	for _, c := range d.opts.Components {
+		for _, s := range c.Secrets {
+			secret, err := d.cluster.Client.CoreV1().Secrets(c.Namespace).Get(limited, s.Name, metav1.GetOptions{})
+			if err != nil {
+				continue
+			}
+			for _, v := range secret.Data {
+				values = append(values, v)
+			}
+		}
+	}
+	return values
+}
