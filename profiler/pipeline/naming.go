@@ -36,6 +36,7 @@ func (s *Service) nameAll() {
 // name names one segment, delivers it, and lets go of what nobody needs.
 func (s *Service) name(seg *segment) {
 	begin := time.Now()
+	s.who.settle(s.ticks.naming)
 	s.mu.Lock()
 	keep := s.cfg.Keep
 	s.mu.Unlock()

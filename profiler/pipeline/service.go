@@ -18,6 +18,7 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/sampler"
 	"github.com/kalypso-dev/kalypso/profiler/symbolize"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
 // Settings of a Service that can change while it runs.
@@ -38,8 +39,10 @@ type ServiceConfig struct {
 	Settings
 	Runtimes    []lang.Runtime
 	OpenPerfMap func(pid profiler.PID, root string) (PerfMap, error)
-	Kernel      bool          // kernel stacks
-	Window      time.Duration // of what is delivered at once; windows begin at multiples of it
+	Pods        *workload.Pods // of this node; nil: containers are known by their ID
+	Node        string         // the node's name in its cluster; empty: none
+	Kernel      bool           // kernel stacks
+	Window      time.Duration  // of what is delivered at once; windows begin at multiples of it
 	// SetHistory, if set, is told how much of the memory budget the caller's
 	// history of profiles may have, SetDebugInfo whether there is memory for
 	// lines and inlined calls.
@@ -211,7 +214,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.who = newIdentities(s.host, cfg.ServiceName, cfg.Labels, s.table.Parent)
+	s.who = newIdentities(s.host, cfg.Node, cfg.ServiceName, cfg.Labels, cfg.Pods, s.table.Parent)
 	s.memory.begin()
 	return s, nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/workload"
@@ -23,17 +24,31 @@ const maxWorkloads = 4096
 // identities says which workload a process belongs to. What there is to know is
 // read at the process's first sample in a window: it may be gone a moment later.
 // Of one that is gone already, the parent's cgroup is taken.
+//
+// A container's pod is looked up when the window is named, and again for each
+// window: its labels may have changed, and of a container that is a second old
+// Kubernetes may not have told yet.
 type identities struct {
 	host    string
+	node    string // empty: in no cluster
 	service string // name of processes in no unit and no container; empty: their program's
 	labels  []profiler.Attribute
+	pods    *workload.Pods
 	parent  func(profiler.PID) profiler.PID
 
 	mu        sync.Mutex
 	processes map[processKey]*identity
 	byPID     map[profiler.PID]*identity // the newest of each
 	leaving   []profiler.PID             // ended; windows that hold samples of them may still be open
-	workloads map[string]*profiler.Workload
+	workloads map[string]known
+	cgroups   map[string]bool      // with a pod in their path, since the last clean-up
+	unsettled map[string]time.Time // those of them whose container is not known yet, and when they were met
+}
+
+// known is a workload and the container that it was made of.
+type known struct {
+	workload  *profiler.Workload
+	container workload.Container
 }
 
 // identity is what was read of a process.
@@ -42,11 +57,13 @@ type identity struct {
 	kernel      bool // a kernel thread
 }
 
-func newIdentities(host, service string, labels []profiler.Attribute, parent func(profiler.PID) profiler.PID) *identities {
+func newIdentities(
+	host, node, service string, labels []profiler.Attribute, pods *workload.Pods, parent func(profiler.PID) profiler.PID,
+) *identities {
 	return &identities{
-		host: host, service: service, labels: labels, parent: parent,
+		host: host, node: node, service: service, labels: labels, pods: pods, parent: parent,
 		processes: map[processKey]*identity{}, byPID: map[profiler.PID]*identity{},
-		workloads: map[string]*profiler.Workload{},
+		workloads: map[string]known{}, cgroups: map[string]bool{}, unsettled: map[string]time.Time{},
 	}
 }
 
@@ -68,6 +85,67 @@ func (x *identities) see(pid profiler.PID, comm string) {
 	}
 	id := &identity{exe, cgroup, kernel}
 	x.processes[key], x.byPID[pid] = id, id
+	x.meet(cgroup)
+}
+
+// patience is how long a container may be unknown before its samples are named
+// without it. Kubernetes tells of a container about a second after its start; one
+// that it will never tell of is waited for once.
+const patience = 3 * time.Second
+
+// meet notes a container in a pod that is not known yet, and has it asked for.
+func (x *identities) meet(cgroup string) {
+	if x.pods == nil || cgroup == "" || x.cgroups[cgroup] || len(x.cgroups) >= maxWorkloads {
+		return
+	}
+	if ids := workload.Containers(cgroup); len(ids) == 0 || ids[len(ids)-1].PodUID == "" {
+		return
+	}
+	x.cgroups[cgroup] = true
+	if c, ok := x.pods.Find(cgroup); !ok || c.Name == "" {
+		x.unsettled[cgroup] = time.Now()
+		x.pods.Want()
+	}
+}
+
+// settle waits until the containers that were met are known, or have been unknown
+// for long. It calls tick while it waits.
+func (x *identities) settle(tick func()) {
+	if x.pods == nil {
+		return
+	}
+	for {
+		changed := x.pods.Changed()
+		left := x.waitFor(time.Now())
+		if left <= 0 {
+			return
+		}
+		x.pods.Want()
+		tick()
+		timer := time.NewTimer(left)
+		select {
+		case <-changed:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// waitFor is how long it is worth to wait. What is known by now, or was waited for
+// long enough, is not waited for again.
+func (x *identities) waitFor(now time.Time) (left time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for cgroup, met := range x.unsettled {
+		c, ok := x.pods.Find(cgroup)
+		patient := patience - now.Sub(met)
+		if ok && c.Name != "" || patient <= 0 {
+			delete(x.unsettled, cgroup)
+			continue
+		}
+		left = max(left, patient)
+	}
+	return left
 }
 
 // kin is how many generations are asked. A shell's pipeline may have ended two
@@ -119,6 +197,9 @@ func (x *identities) end(ended []profiler.PID) {
 		maps.DeleteFunc(x.processes, func(k processKey, _ *identity) bool { return gone[k.pid] })
 	}
 	x.leaving = ended
+	if len(x.cgroups) >= maxWorkloads {
+		clear(x.cgroups)
+	}
 	if len(x.workloads) >= maxWorkloads {
 		clear(x.workloads)
 	}
@@ -134,6 +215,9 @@ func (x *identities) relabel(service string, labels []profiler.Attribute) {
 
 // workload gives the one workload that stands for an identity. x.mu is held.
 func (x *identities) workload(p *identity, comm string) *profiler.Workload {
+	if c, ok := x.pods.Find(p.cgroup); ok {
+		return x.once("pod "+c.Pod.UID+" "+c.ID, c, func() []profiler.Attribute { return x.onNode(c.Attributes()) })
+	}
 	id := workload.Identify(p.cgroup)
 	program := filepath.Base(strings.TrimSuffix(p.exe, " (deleted)"))
 	if p.exe == "" || strings.HasPrefix(p.exe, "/memfd:") { // whose names are made up for each run
@@ -143,31 +227,55 @@ func (x *identities) workload(p *identity, comm string) *profiler.Workload {
 	key := "cgroup " + name + " " + id.ContainerID
 	var attributes []profiler.Attribute
 	switch {
+	case id.PodUID != "" && x.pods != nil:
+		// No pod of this node, as far as is known: where nodes share a kernel, it is
+		// another's.
+		if id.ContainerID != "" {
+			attributes = append(attributes, profiler.Attribute{Key: "container.id", Value: id.ContainerID})
+		}
 	case id.ContainerID != "":
-		attributes = append(attributes, profiler.Attribute{Key: "container.id", Value: id.ContainerID})
+		attributes = x.onNode(append(attributes, profiler.Attribute{Key: "container.id", Value: id.ContainerID}))
+	case id.PodUID != "":
+		attributes = x.onNode(append(attributes, profiler.Attribute{Key: "k8s.pod.uid", Value: id.PodUID}))
 	case id.Unit != "":
-		attributes = append(attributes, profiler.Attribute{Key: "systemd.unit", Value: id.Unit})
+		attributes = x.onNode(append(attributes, profiler.Attribute{Key: "systemd.unit", Value: id.Unit}))
 	case p.kernel:
 		name, key = "kernel", "kernel"
+		attributes = x.onNode(nil)
 	case x.service != "":
 		name, key = x.service, "host"
+		attributes = x.onNode(nil)
 	default:
 		name, key = program, "program "+program
-		attributes = append(attributes, profiler.Attribute{Key: "process.executable.name", Value: profiler.Printable(program)})
+		attributes = x.onNode(append(attributes, profiler.Attribute{Key: "process.executable.name", Value: profiler.Printable(program)}))
 	}
-	if w := x.workloads[key]; w != nil {
-		return w
+	return x.once(key, workload.Container{}, func() []profiler.Attribute {
+		return append(attributes, profiler.Attribute{Key: "service.name", Value: profiler.Printable(name)})
+	})
+}
+
+// onNode adds the node, by both its names.
+func (x *identities) onNode(attributes []profiler.Attribute) []profiler.Attribute {
+	if x.node == "" {
+		return attributes
 	}
-	if len(x.workloads) >= maxWorkloads {
-		name, key, attributes = "other", "other", nil
-		if w := x.workloads[key]; w != nil {
-			return w
-		}
+	return append(attributes, profiler.Attribute{Key: "k8s.node.name", Value: x.node}, profiler.Attribute{Key: "node", Value: x.node})
+}
+
+// once makes a workload, unless it was made of the same container before.
+func (x *identities) once(key string, c workload.Container, attributes func() []profiler.Attribute) *profiler.Workload {
+	k, ok := x.workloads[key]
+	if ok && k.container == c {
+		return k.workload
 	}
-	attributes = append(attributes, profiler.Attribute{Key: "service.name", Value: profiler.Printable(name)},
-		profiler.Attribute{Key: "host.name", Value: x.host})
-	w := &profiler.Workload{Attributes: withLabels(attributes, x.labels)}
-	x.workloads[key] = w
+	list := []profiler.Attribute{{Key: "service.name", Value: "other"}}
+	if ok || len(x.workloads) < maxWorkloads {
+		list = attributes()
+	} else if k, key, c = x.workloads["other"], "other", (workload.Container{}); k.workload != nil {
+		return k.workload
+	}
+	w := &profiler.Workload{Attributes: withLabels(append(list, profiler.Attribute{Key: "host.name", Value: x.host}), x.labels)}
+	x.workloads[key] = known{w, c}
 	return w
 }
 

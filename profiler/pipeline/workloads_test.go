@@ -14,7 +14,7 @@ import (
 )
 
 func newTestIdentities(service string, labels ...profiler.Attribute) *identities {
-	return newIdentities("box", service, labels, func(profiler.PID) profiler.PID { return 1 })
+	return newIdentities("box", "", service, labels, nil, func(profiler.PID) profiler.PID { return 1 })
 }
 
 func attributes(w *profiler.Workload) map[string]string {
@@ -97,7 +97,7 @@ func TestIdentityOfTheGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := newIdentities("box", "", nil, func(profiler.PID) profiler.PID { return own })
+	x := newIdentities("box", "", "", nil, nil, func(profiler.PID) profiler.PID { return own })
 	x.see(own, "me")
 	if got := x.of(own, "me"); got.exe != exe || got.cgroup == "" {
 		t.Fatalf("of this process: %+v", got)
@@ -138,7 +138,7 @@ func TestIdentityByAskingKin(t *testing.T) {
 		"parent":      {child: own},
 		"grandparent": {child: middle, middle: own},
 	} {
-		x := newIdentities("box", "", nil, func(pid profiler.PID) profiler.PID { return parents[pid] })
+		x := newIdentities("box", "", "", nil, nil, func(pid profiler.PID) profiler.PID { return parents[pid] })
 		if got := x.of(child, "unmet"); got.cgroup != want {
 			t.Errorf("%s: a process that was never met is in %q, want %q", name, got.cgroup, want)
 		}
@@ -147,7 +147,7 @@ func TestIdentityByAskingKin(t *testing.T) {
 			t.Errorf("%s: a process that is gone is in %q, want %q", name, got.cgroup, want)
 		}
 	}
-	endless := newIdentities("box", "", nil, func(pid profiler.PID) profiler.PID { return child })
+	endless := newIdentities("box", "", "", nil, nil, func(pid profiler.PID) profiler.PID { return child })
 	if got := endless.of(child, "loop"); got.cgroup != "" {
 		t.Errorf("its own ancestor is in %q", got.cgroup)
 	}
