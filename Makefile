@@ -77,7 +77,8 @@ test-cluster: ## installs on a real Kubernetes, with simulated nodes
 # The servers are of a module of their own; Prometheus is built without what looks
 # for targets in clouds. A Pyroscope server is used where PYROSCOPE_BIN names its
 # program. Without upstream charts in the folder KALYPSO_UPSTREAM_CHARTS only what
-# needs none is tried.
+# needs none is tried; with KALYPSO_TEST_CLUSTER=1 (root, see test-cluster) the
+# program too, on a real node.
 .PHONY: test-backends
 test-backends: ## what kalypsoctl verify proves, on real servers
 	@scripts/setup build

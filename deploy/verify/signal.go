@@ -174,7 +174,7 @@ func (c *Config) prove(ctx context.Context, s *signal, store component.Component
 	case err == nil:
 		c.tidy(ctx, s, in, id)
 		return check.Pass("%s written and read back from %s", s.datum, s.name)
-	case !collected || ctx.Err() != nil:
+	case !collected || !out.reached || ctx.Err() != nil:
 		return check.Fail("a %s that %s took was not found:\n%v", s.datum, in.service, err).WithFix("%s", c.fix(store, err))
 	}
 	return c.locate(ctx, s, direct, out, err)

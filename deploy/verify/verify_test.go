@@ -123,6 +123,10 @@ func TestLogs(t *testing.T) {
 			[]string{"no line could be written:\nreach loki-gateway.loki:80: no pod of Service loki-gateway in namespace loki is ready"}, "kalypsoctl logs loki",
 		},
 		{
+			"no pod to ask is told once", &store{}, true, gateway, false, check.Failed,
+			[]string{"a line that kalypso-collector.otel-system:4318 took was not found:\nreach loki-gateway.loki:80: no pod"}, "kalypsoctl logs loki",
+		},
+		{
 			"no pod of the collector is the collector's", &store{}, true, collector, false, check.Failed,
 			[]string{"reach kalypso-collector.otel-system:4318"}, "kalypsoctl logs collector",
 		},

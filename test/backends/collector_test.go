@@ -29,9 +29,8 @@ import (
 
 type object = map[string]any
 
-// trimmed is the collector's configuration without what needs a node and a
-// cluster, and with its receiver at addresses of the test.
-func trimmed(t *testing.T, configuration, grpcAddr, httpAddr string) string {
+// trimmed is the collector's configuration without what needs a node.
+func trimmed(t *testing.T, configuration string) string {
 	t.Helper()
 	var c struct {
 		Receivers, Processors, Exporters object
@@ -67,14 +66,19 @@ func trimmed(t *testing.T, configuration, grpcAddr, httpAddr string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	moved := string(text)
+	return string(text)
+}
+
+// moved has the receiver at addresses of the test.
+func moved(t *testing.T, configuration, grpcAddr, httpAddr string) string {
+	t.Helper()
 	for from, to := range map[string]string{"endpoint: :4317": "endpoint: " + grpcAddr, "endpoint: :4318": "endpoint: " + httpAddr} {
-		if !strings.Contains(moved, from) {
-			t.Fatalf("the receiver is not at all addresses of its pod, where a tunnel comes in: no %q in\n%s", from, moved)
+		if !strings.Contains(configuration, from) {
+			t.Fatalf("the receiver is not at all addresses of its pod, where a tunnel comes in: no %q in\n%s", from, configuration)
 		}
-		moved = strings.Replace(moved, from, to, 1)
+		configuration = strings.Replace(configuration, from, to, 1)
 	}
-	return moved
+	return configuration
 }
 
 // collector is one that is told what the chart's is.
@@ -82,7 +86,7 @@ func (n network) collector(t *testing.T, configuration string) {
 	t.Helper()
 	dir, p := t.TempDir(), ports(t, 2)
 	file := filepath.Join(dir, "relay.yaml")
-	text := n.local(t, trimmed(t, configuration, loopback(p[0]), loopback(p[1])))
+	text := n.local(t, moved(t, trimmed(t, configuration), loopback(p[0]), loopback(p[1])))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
