@@ -222,18 +222,31 @@ func (p *page) write(out io.Writer, style term.Style, width int) error {
 	if absent := p.absent(); len(absent) > 0 {
 		fmt.Fprintf(&b, "not installed: %s\n", strings.Join(absent, ", "))
 	}
-	for _, c := range installed {
-		if c.Fix != "" {
-			fmt.Fprintf(&b, "fix %s: %s\n", c.Name, c.Fix)
-		}
-	}
 	for line := range strings.Lines(b.String()) {
-		line = strings.TrimSuffix(line, "\n")
-		if width > 0 && !strings.HasPrefix(line, "fix ") { // a command is whole, or none
+		if line = strings.TrimSuffix(line, "\n"); width > 0 {
 			line = cut(line, width)
 		}
 		if _, err := fmt.Fprintln(out, line); err != nil {
 			return err
+		}
+	}
+	return writeBroken(out, installed)
+}
+
+// writeBroken says in full what does not heal, which the table may have cut, and
+// what to do about it.
+func writeBroken(out io.Writer, installed []status.Component) error {
+	for _, c := range installed {
+		if c.Health != status.Broken && c.Fix == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(out, "\n%s: %s\n", c.Name, c.Note); err != nil {
+			return err
+		}
+		if c.Fix != "" {
+			if _, err := fmt.Fprintf(out, "fix: %s\n", c.Fix); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -55,7 +55,9 @@ component  ready  version  since  notes
 tempo      0/1    0.1.0    48 s   tempo-0: pulling image gr…
 grafana    0/1    0.1.0    3d     ✗ kalypso-grafana-6f: sec…
 not installed: pyroscope
-fix grafana: kalypsoctl install
+
+grafana: kalypso-grafana-6f: secret "kalypso-grafana-admin" not found
+fix: kalypsoctl install
 `},
 		{"unknown is not healthy", []status.Component{unknown}, nil, 0, false, `kalypso on home: not healthy: 1 unknown
 component  ready  version  since  notes

@@ -354,10 +354,21 @@ func (v *view) unscheduled(p *corev1.Pod, c *corev1.PodCondition) why {
 	}
 	w.hurdle = Hurdle{
 		Cause: fmt.Sprintf("%s: no node takes it: %s", p.Name, schedulerWords(c.Message)),
-		Fix:   "kalypsoctl preflight --only memory,cpu     tells what is there and what is asked for",
+		Fix:   noNodeFix(c.Message),
 		After: roomLimit, pod: p.Name,
 	}
 	return w
+}
+
+// noNodeFix is what to look at by what the scheduler says.
+func noNodeFix(message string) string {
+	switch {
+	case strings.Contains(message, "Insufficient memory"), strings.Contains(message, "Insufficient cpu"):
+		return "kalypsoctl preflight --only memory,cpu     tells what is there and what is asked for"
+	case strings.Contains(message, "affinity/selector"):
+		return "kubectl get nodes --show-labels     against the pod's nodeSelector and affinity"
+	}
+	return "kubectl describe nodes     tells of taints, conditions and what is asked of each"
 }
 
 // schedulerWords leaves out what the scheduler says of preemption:
