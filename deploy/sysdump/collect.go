@@ -170,14 +170,14 @@ func (d *dump) objects(ctx context.Context) error {
 		for _, r := range resources {
 			group.Go(func() error {
 				if err := d.list(ctx, ns, r); err != nil {
-					d.fail("objects", fmt.Errorf("%s of namespace %s: %w", r.Resource, ns, err))
+					d.fail("objects/"+ns+"/"+r.Resource, err)
 				}
 				return nil
 			})
 		}
 		group.Go(func() error {
 			if err := d.secretNames(ctx, ns); err != nil {
-				d.fail("objects", fmt.Errorf("names of Secrets of namespace %s: %w", ns, err))
+				d.fail("names of Secrets of namespace "+ns, err)
 			}
 			return nil
 		})

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -120,15 +121,18 @@ func TestSummaryBeginsWithWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.tallies["Pod minio/kalypso-minio-0: Failed: no such image"] = 7
-	d.fail("logs", errors.New("password=hunter22 refused"))
+	d.fail("b", &url.Error{Op: "Get", URL: "https://x/y", Err: errors.New("password=hunter22 refused")})
+	for _, name := range []string{"a", "c", "d"} {
+		d.fail(name, errors.New("password=hunter22 refused"))
+	}
 	d.leftOut("logs/x: too old")
 	got := string(d.summary(time.Now()))
 	order := []string{
 		"# kalypso on test: 4 things wrong", "1. **node n1: DiskPressure is True**", "why: disk is full",
 		"2. **minio is broken, 0 of 1 pods ready, since 3m00s**", `why: kalypso-minio-0: image "x/y:1" not found`, "fix: kalypsoctl upgrade", "needed by: mimir, tempo, loki", "look at: events/minio.txt",
 		"3. **loki is unknown**", "4. **mimir is not ready, 3 of 10 pods ready, since 1m00s**",
-		"## Components", "| minio | broken | 0/1 |", "## What happened lately", "(7 times)",
-		"## What could not be had", "logs: password=(redacted) refused", "## What was left out", "- logs/x: too old", "## Files", "- events/minio.txt, 1 B",
+		"## Components", "| minio | broken | 0/1 |", "Not installed: grafana.", "## What happened lately", "(7 times)",
+		"## What could not be had", "- a, b, c, and 1 more: password=(redacted) refused", "## What was left out", "- logs/x: too old", "## Files", "- events/minio.txt, 1 B",
 	}
 	at := 0
 	for _, want := range order {

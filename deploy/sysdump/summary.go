@@ -102,7 +102,7 @@ func (d *dump) summary(at time.Time) []byte {
 	fmt.Fprintf(&b, "%s · Kubernetes %s, %s · kalypsoctl %s\n\n", at.UTC().Format("2006-01-02 15:04 UTC"), d.cluster.Version, plural(len(d.nodes), "node"), d.opts.Tool)
 	d.components(&b)
 	section(&b, "What happened lately", d.warnings())
-	section(&b, "What could not be had", d.failed)
+	section(&b, "What could not be had", d.failures())
 	section(&b, "What was left out", d.left)
 	fmt.Fprintf(&b, "## Files\n\n")
 	slices.SortFunc(d.members, func(x, y member) int { return strings.Compare(x.name, y.name) })
@@ -144,7 +144,12 @@ func (f finding) write(b *strings.Builder, number int) {
 
 func (d *dump) components(b *strings.Builder) {
 	b.WriteString("## Components\n\n| component | health | ready | chart | note |\n|---|---|---|---|---|\n")
+	var absent []string
 	for _, c := range d.ordered() {
+		if c.Health == status.Absent {
+			absent = append(absent, c.Name)
+			continue
+		}
 		version := ""
 		if c.Release != nil {
 			version = c.Release.Version
@@ -156,6 +161,9 @@ func (d *dump) components(b *strings.Builder) {
 		fmt.Fprintf(b, "| %s | %s | %d/%d | %s | %s |\n", c.Name, c.Health, c.Ready, c.Want, version, strings.ReplaceAll(strings.Join(strings.Fields(note), " "), "|", `\|`))
 	}
 	b.WriteString("\n")
+	if len(absent) > 0 {
+		b.WriteString("Not installed: " + strings.Join(absent, ", ") + ".\n\n")
+	}
 }
 
 // warnings are what events warn of, most often first.

@@ -17,7 +17,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,7 +90,7 @@ type dump struct {
 	opts    Options
 	health  []status.Component
 	nodes   []corev1.Node
-	failed  []string
+	failed  []failure
 	tallies map[string]int // warnings of events, by what they say
 }
 
@@ -119,7 +121,7 @@ func Write(ctx context.Context, cluster *kube.Cluster, w io.Writer, o Options) (
 	if errors.Is(ctx.Err(), context.Canceled) { // the deadline is no reason to write nothing
 		return nil, ctx.Err()
 	}
-	r := &Report{Files: len(d.members) + 1, Wrong: d.wrongLines(), LeftOut: d.left, Failed: d.failed}
+	r := &Report{Files: len(d.members) + 1, Wrong: d.wrongLines(), LeftOut: d.left, Failed: d.failures()}
 	var err error
 	r.Bytes, err = d.write(w, d.redact.text(d.summary(began)))
 	r.Took = time.Since(began)
@@ -132,11 +134,43 @@ func (d *dump) started(what string) {
 	}
 }
 
+// failure is what could not be had, and why.
+type failure struct{ what, why string }
+
 // fail notes what could not be had.
 func (d *dump) fail(what string, err error) {
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err // whose address is long, and says nothing
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failed = append(d.failed, fmt.Sprintf("%s: %s", what, d.redact.text([]byte(err.Error()))))
+	d.failed = append(d.failed, failure{what, string(d.redact.text([]byte(err.Error())))})
+}
+
+// namesShown is how many things are named that one reason kept from being had.
+const namesShown = 3
+
+// failures are what could not be had, a line for each reason.
+func (d *dump) failures() []string {
+	byReason := map[string][]string{}
+	var reasons []string
+	for _, f := range d.failed {
+		if byReason[f.why] == nil {
+			reasons = append(reasons, f.why)
+		}
+		byReason[f.why] = append(byReason[f.why], f.what)
+	}
+	var out []string
+	for _, why := range reasons {
+		names := byReason[why]
+		slices.Sort(names)
+		if more := len(names) - namesShown; more > 0 {
+			names = append(names[:namesShown:namesShown], fmt.Sprintf("and %d more", more))
+		}
+		out = append(out, strings.Join(names, ", ")+": "+why)
+	}
+	return out
 }
 
 // namespaces are those of the components, in their order. What is broken comes
