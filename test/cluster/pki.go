@@ -116,8 +116,10 @@ func (p *pki) kubeconfig(name, context, server string, s subject) (string, error
 	}
 	config := api.NewConfig()
 	config.Clusters[context] = &api.Cluster{Server: server, CertificateAuthorityData: p.ca.pem}
-	config.AuthInfos[s.name] = &api.AuthInfo{ClientCertificateData: issued.cert, ClientKeyData: issued.key}
-	config.Contexts[context] = &api.Context{Cluster: context, AuthInfo: s.name}
+	// Names of users are the file's too: kubeconfigs are joined by their names.
+	user := s.name + "@" + context
+	config.AuthInfos[user] = &api.AuthInfo{ClientCertificateData: issued.cert, ClientKeyData: issued.key}
+	config.Contexts[context] = &api.Context{Cluster: context, AuthInfo: user}
 	config.CurrentContext = context
 	path := p.file(name + ".conf")
 	return path, clientcmd.WriteToFile(*config, path)
