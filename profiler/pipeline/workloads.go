@@ -98,7 +98,7 @@ func (x *identities) meet(cgroup string) {
 	if x.pods == nil || cgroup == "" || x.cgroups[cgroup] || len(x.cgroups) >= maxWorkloads {
 		return
 	}
-	if ids := workload.Containers(cgroup); len(ids) == 0 || ids[len(ids)-1].PodUID == "" {
+	if !workload.InPod(cgroup) {
 		return
 	}
 	x.cgroups[cgroup] = true
@@ -254,12 +254,12 @@ func (x *identities) workload(p *identity, comm string) *profiler.Workload {
 	})
 }
 
-// onNode adds the node, by both its names.
+// onNode adds the node.
 func (x *identities) onNode(attributes []profiler.Attribute) []profiler.Attribute {
 	if x.node == "" {
 		return attributes
 	}
-	return append(attributes, profiler.Attribute{Key: "k8s.node.name", Value: x.node}, profiler.Attribute{Key: "node", Value: x.node})
+	return append(attributes, profiler.Attribute{Key: "k8s.node.name", Value: x.node})
 }
 
 // once makes a workload, unless it was made of the same container before.

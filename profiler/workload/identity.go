@@ -77,6 +77,9 @@ func Containers(cgroup string) []Identity {
 	return all
 }
 
+// InPod says whether a cgroup path lies in a pod's.
+func InPod(cgroup string) bool { return podUID.MatchString(cgroup) }
+
 // overlap doubles the slashes, so that neighbouring elements can both match:
 // a match takes the slash behind it.
 func overlap(cgroup string) string { return strings.ReplaceAll(cgroup, "/", "//") }

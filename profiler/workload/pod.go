@@ -110,24 +110,18 @@ func cronJob(job string, created time.Time) (string, bool) {
 	return job[:i], late > -time.Minute && late < 24*time.Hour
 }
 
-// Attributes of the container, service.name among them: those of OpenTelemetry,
-// and for backends that hide names with dots from queries, Pyroscope being one,
-// namespace, pod and container once more. The UID of the pod is not among them:
-// container.id tells apart what it does.
+// Attributes of the container by OpenTelemetry's names, service.name among them.
+// The UID of the pod is not there: container.id tells apart what it does, and
+// backends bound how many names a series has.
 func (c Container) Attributes() []profiler.Attribute {
 	p := c.Pod
 	a := attributes{}
 	a.add("service.name", c.service())
-	namespace := cmp.Or(p.Annotations[resourcePrefix+"service.namespace"], p.Namespace)
-	a.add("service.namespace", namespace)
-	a.add("service_namespace", namespace)
+	a.add("service.namespace", cmp.Or(p.Annotations[resourcePrefix+"service.namespace"], p.Namespace))
 	a.add("service.version", cmp.Or(p.Annotations[resourcePrefix+"service.version"], p.Labels[versionLabel], tag(c.Image)))
 	a.add("k8s.namespace.name", p.Namespace)
-	a.add("namespace", p.Namespace)
 	a.add("k8s.pod.name", p.Name)
-	a.add("pod", p.Name)
 	a.add("k8s.container.name", c.Name)
-	a.add("container", c.Name)
 	a.add("container.id", c.ID)
 	if key, name := p.workload(); key != "" {
 		a.add(key, name)

@@ -49,7 +49,7 @@ func TestAgentPrivileges(t *testing.T) {
 	if diff := cmp.Diff(at(c, "securityContext"), any(want)); diff != "" {
 		t.Errorf("security context (-got +want):\n%s", diff)
 	}
-	for key, want := range map[string]any{"hostPID": true, "hostNetwork": nil, "hostIPC": nil, "automountServiceAccountToken": false} {
+	for key, want := range map[string]any{"hostPID": true, "hostNetwork": nil, "hostIPC": nil, "automountServiceAccountToken": true} {
 		if spec[key] != want {
 			t.Errorf("%s is %v, want %v", key, spec[key], want)
 		}
@@ -59,10 +59,49 @@ func TestAgentPrivileges(t *testing.T) {
 			t.Errorf("it mounts %s of the node", path)
 		}
 	}
-	for _, o := range agentObjects(t, "", map[string]any{}) {
-		if strings.Contains(o.kind, "Role") {
-			t.Errorf("there is %v: the agent asks the API server for nothing", o)
+}
+
+// Its service account may do what the agent does to learn of pods, and without
+// that has no token.
+func TestAgentRights(t *testing.T) {
+	rule := func(resource string, verbs ...any) any {
+		return []any{map[string]any{"apiGroups": []any{""}, "resources": []any{resource}, "verbs": verbs}}
+	}
+	for source, want := range map[string]any{
+		"api": rule("pods", "list", "watch"), "kubelet": rule("nodes/pods", "get"), "off": nil,
+	} {
+		objects := agentObjects(t, "", nest([]string{"kubernetes", "source"}, source))
+		var got any
+		for _, o := range objects {
+			switch o.kind {
+			case "ClusterRole":
+				got = o.fields["rules"]
+			case "ServiceAccount":
+				if o.fields["automountServiceAccountToken"] != false {
+					t.Errorf("%s: every pod of the account gets a token", source)
+				}
+			case "Role", "RoleBinding":
+				t.Errorf("%s: there is %v", source, o)
+			}
 		}
+		if diff := cmp.Diff(got, want); diff != "" {
+			t.Errorf("%s: rules (-got +want):\n%s", source, diff)
+		}
+		if mounted := podSpec(find(t, objects, "DaemonSet", agentChart))["automountServiceAccountToken"]; mounted != (source != "off") {
+			t.Errorf("%s: a token is mounted: %v", source, mounted)
+		}
+	}
+}
+
+func TestAgentNetworkPolicy(t *testing.T) {
+	for _, o := range agentObjects(t, "", map[string]any{}) {
+		if o.kind == "NetworkPolicy" {
+			t.Error("there is a NetworkPolicy by default")
+		}
+	}
+	o := find(t, agentObjects(t, "", nest([]string{"networkPolicy", "enabled"}, true)), "NetworkPolicy", agentChart)
+	if rules := list(o.fields, "spec", "ingress"); len(rules) != 1 || text(list(rules[0], "ports")[0], "port") != "http" {
+		t.Errorf("it lets in %v", rules)
 	}
 }
 
@@ -76,6 +115,8 @@ func TestAgentAcceptsItsSettings(t *testing.T) {
 	for _, profile := range profiles {
 		for name, values := range map[string]map[string]any{
 			"as it is":       {},
+			"the kubelet":    nest([]string{"kubernetes", "source"}, "kubelet"),
+			"no Kubernetes":  nest([]string{"kubernetes", "source"}, "off"),
 			"other settings": {"port": 9999, "config": map[string]any{"exclude.comm": []any{"stress-ng"}, "otlp.protocol": "http"}, "labels": map[string]any{"team": "checkout"}},
 		} {
 			objects := agentObjects(t, profile, values)
@@ -86,7 +127,10 @@ func TestAgentAcceptsItsSettings(t *testing.T) {
 			c := list(podSpec(find(t, objects, "DaemonSet", agentChart)), "containers")[0]
 			show := exec.Command(binary, "config", "show", "--config", path)
 			for _, e := range list(c, "env") {
-				value := strings.ReplaceAll(text(e, "value"), "$(NODE_NAME)", "node-1")
+				value := strings.ReplaceAll(text(e, "value"), "$(NODE_IP)", "10.0.0.7")
+				if text(e, "valueFrom", "fieldRef", "fieldPath") == "spec.nodeName" {
+					value = "node-1"
+				}
 				show.Env = append(show.Environ(), text(e, "name")+"="+value)
 			}
 			out, err := show.CombinedOutput()
@@ -94,7 +138,7 @@ func TestAgentAcceptsItsSettings(t *testing.T) {
 				t.Errorf("profile %q, %s: %v\n%s", profile, name, err, out)
 			}
 			if !strings.Contains(string(out), "node-1") {
-				t.Errorf("profile %q, %s: no label has the node's name:\n%s", profile, name, out)
+				t.Errorf("profile %q, %s: no setting has the node's name:\n%s", profile, name, out)
 			}
 		}
 	}

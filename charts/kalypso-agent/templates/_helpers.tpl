@@ -13,14 +13,17 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* The agent's file of settings. toYaml sorts its keys. */}}
 {{- define "kalypso-agent.config" -}}
-{{- $ours := dict "listen" (printf "0.0.0.0:%d" (int .Values.port)) "listen.allow-remote" true "spool.dir" "/spool" -}}
+{{- $ours := dict "listen" (printf "0.0.0.0:%d" (int .Values.port)) "listen.allow-remote" true "spool.dir" "/spool" "kubernetes.source" .Values.kubernetes.source -}}
+{{- if eq .Values.kubernetes.source "kubelet" }}
+{{- $_ := set $ours "kubernetes.kubelet.skip-verify" (.Values.kubernetes.kubelet.skipVerify | default false) }}
+{{- end -}}
 {{- toYaml (merge $ours .Values.config) -}}
 {{- end }}
 
 {{/* KEY=VALUE with commas, as the agent takes a setting from the environment.
-     $(NODE_NAME) is put in by Kubernetes. range goes through a map by its keys
-     in order. */}}
+     range goes through a map by its keys in order. */}}
 {{- define "kalypso-agent.profileLabels" -}}
-k8s.node.name=$(NODE_NAME)
-{{- range $key, $value := .Values.labels }},{{ $key }}={{ $value }}{{ end }}
+{{- $list := list -}}
+{{- range $key, $value := .Values.labels }}{{ $list = append $list (printf "%s=%s" $key $value) }}{{ end -}}
+{{- join "," $list -}}
 {{- end }}

@@ -35,6 +35,7 @@ type Config struct {
 	Exclude     Filter
 	Labels      []profiler.Attribute // sorted by key, no key twice
 	Service     Service
+	Kubernetes  Kubernetes
 	Spool       Spool
 	CPU         CPU
 	Memory      Memory
@@ -77,14 +78,31 @@ type Basic struct {
 // Filter picks processes by patterns, in which * stands for anything. A kind
 // without patterns lets all pass.
 type Filter struct {
-	Service []string // of service.name
-	Comm    []string // of the process's name, as in /proc/PID/comm
-	Cgroup  []string // of a cgroup path; what is below it belongs to it
+	Namespace []string // of Kubernetes
+	Service   []string // of service.name
+	Comm      []string // of the process's name, as in /proc/PID/comm
+	Cgroup    []string // of a cgroup path; what is below it belongs to it
 }
 
 // Service names what has no name of its own.
 type Service struct {
 	Name string // service.name of processes in no unit and no container; empty: the program's name
+}
+
+// Kubernetes says how the pods of this node are learnt, and which are wanted.
+type Kubernetes struct {
+	Source   string // "auto", "api", "kubelet" or "off"
+	Node     string // name of the node; empty: it is in no cluster
+	Selector string // of labels, as kubectl takes it; empty: all pods
+	OptIn    bool   // only pods whose annotation says so
+	Kubelet  Kubelet
+}
+
+// Kubelet says how the node's kubelet is reached.
+type Kubelet struct {
+	Address    string // HOST:PORT; empty: port 10250 of the node's name
+	CA         string
+	SkipVerify bool
 }
 
 // Spool bounds what waits for the backend.

@@ -76,8 +76,9 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Export: []Export{{Kind: "otlp"}}, OTLP: OTLP{Protocol: "grpc", Timeout: 15 * time.Second},
 		Frequency: 97, Window: 15 * time.Second, Kernel: true,
-		Include: Filter{[]string{}, []string{}, []string{}}, Exclude: Filter{[]string{}, []string{}, []string{}},
-		Labels: []profiler.Attribute{}, Spool: Spool{"/var/lib/kalypso-agent/spool", 256 << 20, 59 * time.Minute},
+		Include: Filter{[]string{}, []string{}, []string{}, []string{}}, Exclude: Filter{[]string{}, []string{}, []string{}, []string{}},
+		Kubernetes: Kubernetes{Source: "auto"},
+		Labels:     []profiler.Attribute{}, Spool: Spool{"/var/lib/kalypso-agent/spool", 256 << 20, 59 * time.Minute},
 		CPU: CPU{1}, Memory: Memory{128 << 20}, History: 15 * time.Minute, Listen: Listen{Address: "127.0.0.1:4041"},
 		Telemetry: Telemetry{TelemetryOTLP{Protocol: "grpc"}}, Log: Log{slog.LevelInfo, "text"},
 	}
@@ -569,8 +570,9 @@ func TestLiveSettings(t *testing.T) {
 			live = append(live, s.name)
 		}
 	}
-	want := []string{"frequency", "include.service", "include.comm", "include.cgroup", "exclude.service", "exclude.comm", "exclude.cgroup",
-		"labels", "service.name", "cpu.budget", "memory.budget", "log.level"}
+	want := []string{"frequency", "include.service", "include.comm", "include.cgroup",
+		"include.namespace", "exclude.namespace", "exclude.service", "exclude.comm", "exclude.cgroup",
+		"labels", "service.name", "kubernetes.selector", "kubernetes.opt-in", "cpu.budget", "memory.budget", "log.level"}
 	if diff := cmp.Diff(live, want); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}

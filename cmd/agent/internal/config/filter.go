@@ -1,6 +1,12 @@
 package config
 
-import "strings"
+import (
+	"strings"
+
+	kubelabels "k8s.io/apimachinery/pkg/labels"
+
+	"github.com/kalypso-dev/kalypso/profiler/workload"
+)
 
 // Wants says whether a process is to be profiled: every kind of include that
 // has patterns has one that fits, and no exclude fits. A comma-separated list
@@ -10,6 +16,27 @@ func (c *Config) Wants(service, comm, cgroup string) bool {
 	return (len(in.Service) == 0 || anyFits(in.Service, service)) && !anyFits(out.Service, service) &&
 		(len(in.Comm) == 0 || anyFits(in.Comm, comm)) && !anyFits(out.Comm, comm) &&
 		(len(in.Cgroup) == 0 || anyHolds(in.Cgroup, cgroup)) && !anyHolds(out.Cgroup, cgroup)
+}
+
+// PodFilter gives what says whether a pod is to be profiled. A pod that is not
+// known is nil: where pods are picked at all it is left out, since it might be one
+// of those that are not to be seen. Processes in no pod are not asked about, but
+// for outside: whether they are profiled.
+func (c *Config) PodFilter() (wants func(*workload.Pod) bool, outside bool) {
+	in, out, k := c.Include.Namespace, c.Exclude.Namespace, &c.Kubernetes
+	picks, err := kubelabels.Parse(k.Selector)
+	if err != nil { // it was parsed when it was set
+		picks = kubelabels.Nothing()
+	}
+	picky := len(in) > 0 || len(out) > 0 || k.Selector != "" || k.OptIn
+	return func(p *workload.Pod) bool {
+		if p == nil {
+			return !picky
+		}
+		enabled, said := p.Enabled()
+		return (len(in) == 0 || anyFits(in, p.Namespace)) && !anyFits(out, p.Namespace) &&
+			(enabled || !said && !k.OptIn) && picks.Matches(kubelabels.Set(p.Labels))
+	}, len(in) == 0
 }
 
 func anyFits(patterns []string, name string) bool {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	kubelabels "k8s.io/apimachinery/pkg/labels"
+
 	"github.com/kalypso-dev/kalypso/cmd/internal/near"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
@@ -217,6 +219,16 @@ func export() kind[Export] {
 	}, Export.String}
 }
 
+// selector is one of labels, in the language of kubectl -l.
+func selector() kind[string] {
+	return kind[string]{"SELECTOR", tagText, func(text string) (string, *wrong) {
+		if _, err := kubelabels.Parse(text); err != nil {
+			return "", wrongly("", "it is no label selector: "+profiler.Printable(err.Error()))
+		}
+		return text, nil
+	}, same}
+}
+
 // pattern is a name in which * stands for anything.
 func pattern() kind[string] {
 	return kind[string]{"PATTERN", tagText, func(text string) (string, *wrong) {
@@ -243,8 +255,8 @@ func commPattern() kind[string] {
 	return k
 }
 
-// Limits of labels. Pyroscope takes 30 names of a series, of which the agent
-// needs up to 20; and values of 2048 bytes.
+// Limits of labels. The exporters send 25 names of a series, of which a pod needs
+// up to 15; and values of 2048 bytes.
 const (
 	labelsLimit     = 8
 	labelKeyLimit   = 128

@@ -24,6 +24,8 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 	"github.com/kalypso-dev/kalypso/profiler/pipeline"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
+	"github.com/kalypso-dev/kalypso/profiler/workload/kubernetes"
 )
 
 // Config is what a daemon needs beside its settings.
@@ -50,6 +52,8 @@ type daemon struct {
 	level     slog.LevelVar
 	log       *telemetry.Log
 	health    *telemetry.Health
+	pods      *workload.Pods
+	watcher   *kubernetes.Watcher // nil: nobody is asked for pods
 	service   *pipeline.Service
 	telemetry *telemetry.Telemetry
 	outlets   []*outlet
@@ -99,11 +103,14 @@ func (d *daemon) open(ctx context.Context) error {
 		d.outlets = append(d.outlets, o)
 	}
 	d.warn()
+	if err := d.openPods(); err != nil {
+		return err
+	}
 	d.history = api.NewHistory(s.History, 0) // the service gives it its budget
 	d.service, err = pipeline.NewService(pipeline.ServiceConfig{
-		Settings: pipelineSettings(s), Runtimes: d.Runtimes, OpenPerfMap: d.OpenPerfMap, Kernel: s.Kernel,
-		Window: s.Window, SetDebugInfo: d.SetDebugInfo,
-		SetHistory: d.history.SetBudget, Deliver: d.deliver, Log: d.log.Logger, Health: d.health,
+		Settings: d.pipelineSettings(s), Pods: d.pods, Node: s.Kubernetes.Node, Runtimes: d.Runtimes, OpenPerfMap: d.OpenPerfMap, Kernel: s.Kernel,
+		Window: s.Window, SetDebugInfo: d.SetDebugInfo, SetHistory: d.history.SetBudget,
+		Deliver: d.deliver, Log: d.log.Logger, Health: d.health,
 	})
 	if err != nil {
 		d.keepVerifierLog(err)
@@ -146,6 +153,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if d.listener != nil {
 		all.Go(func() { d.serve(aux) })
+	}
+	if d.watcher != nil {
+		all.Go(func() { d.watcher.Run(aux) })
 	}
 	all.Go(func() { d.begin(aux) })
 	all.Go(func() { d.reload(aux) })
@@ -218,16 +228,41 @@ func (d *daemon) deliver(seg pipeline.Segment) {
 	d.pending = nil
 }
 
+// openPods makes what is asked for the names of containers, if anybody is.
+func (d *daemon) openPods() error {
+	k := &d.Settings.Kubernetes
+	pods := workload.NewPods()
+	var err error
+	d.watcher, err = kubernetes.New(kubernetes.Config{
+		Source: kubernetes.Source(k.Source), Node: k.Node, KubeletAddress: k.Kubelet.Address, KubeletCA: k.Kubelet.CA,
+		KubeletSkipVerify: k.Kubelet.SkipVerify, Pods: pods, Log: d.log.Logger,
+	})
+	if d.watcher != nil {
+		d.pods = pods
+	}
+	return err
+}
+
 // pipelineSettings are those that the service can change while it runs.
-func pipelineSettings(s *config.Config) pipeline.Settings {
+func (d *daemon) pipelineSettings(s *config.Config) pipeline.Settings {
 	budget := float64(s.CPU.Budget) / 100
 	if budget >= 1 {
 		budget = 0 // all of the node is no limit
 	}
+	wantsPod, outside := s.PodFilter()
 	return pipeline.Settings{
 		Frequency: s.Frequency, CPUBudget: budget, MemoryBudget: int64(s.Memory.Budget), ServiceName: s.Service.Name, Labels: s.Labels,
 		Keep: func(w *profiler.Workload, p *profiler.Process) bool {
-			return s.Wants(w.Attribute("service.name"), p.Comm, p.Cgroup)
+			if !s.Wants(w.Attribute("service.name"), p.Comm, p.Cgroup) {
+				return false
+			}
+			if c, ok := d.pods.Find(p.Cgroup); ok {
+				return wantsPod(c.Pod)
+			}
+			if workload.InPod(p.Cgroup) {
+				return wantsPod(nil)
+			}
+			return outside
 		},
 	}
 }
@@ -279,7 +314,7 @@ func (d *daemon) apply(ctx context.Context) error {
 		}
 	}
 	next := config.Running(d.settings, fresh)
-	if err := d.service.Apply(ctx, pipelineSettings(next)); err != nil {
+	if err := d.service.Apply(ctx, d.pipelineSettings(next)); err != nil {
 		return err
 	}
 	d.level.Set(next.Log.Level)
