@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/cmd/internal/output"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -59,7 +60,7 @@ func startCommand(argv []string) (*command, error) {
 		if errors.Is(err, fs.ErrPermission) {
 			code, fix = exitNotRunnable, "chmod +x "+argv[0]+"     or name the program that runs it:  -- sh "+argv[0]
 		}
-		return nil, commandError{code, &profiler.Fault{What: fmt.Sprintf("cannot run %q", argv[0]), Why: withoutPath(errors.Unwrap(err)), Fix: fix}}
+		return nil, commandError{code, &profiler.Fault{What: fmt.Sprintf("cannot run %q", argv[0]), Why: output.WithoutPath(errors.Unwrap(err)), Fix: fix}}
 	}
 	gate, release, err := os.Pipe()
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/daemon"
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/cmd/internal/output"
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/api"
 	"github.com/kalypso-dev/kalypso/profiler/dump"
@@ -76,7 +78,7 @@ func (f *dumpFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return printFault(f.write(cmd.OutOrStdout(), d))
+	return output.Explain(f.write(cmd.OutOrStdout(), d))
 }
 
 func dumpedPID(cmd *cobra.Command, text string) (profiler.PID, error) {
@@ -92,9 +94,9 @@ func dumpedPID(cmd *cobra.Command, text string) (profiler.PID, error) {
 
 // take takes the stacks itself.
 func (f *dumpFlags) take(cmd *cobra.Command, pid profiler.PID) (*api.Dump, error) {
-	notes := newNotes(cmd.ErrOrStderr())
+	notes := term.NewNotes(cmd.ErrOrStderr())
 	return daemon.Dump(cmd.Context(), dump.Config{
-		Runtimes: runtimes(), Kernel: f.kernel, Failed: notes.failed,
+		Runtimes: runtimes(), Kernel: f.kernel, Failed: notes.Failed,
 		OpenPerfMap: func(pid profiler.PID, root string) (lang.Instance, error) { return openPerfMap(pid, root) },
 	}, pid)
 }

@@ -1,34 +1,28 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
-	"net"
-	"net/http"
-	"os"
-	"os/exec"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/cmd/internal/output"
+	"github.com/kalypso-dev/kalypso/cmd/internal/web"
 	"github.com/kalypso-dev/kalypso/exporter/format"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/lang"
 	"github.com/kalypso-dev/kalypso/profiler/lang/golang"
 	"github.com/kalypso-dev/kalypso/profiler/lang/native"
 	"github.com/kalypso-dev/kalypso/profiler/pipeline"
-	"github.com/kalypso-dev/kalypso/viewer"
 )
 
 // runtimes is the list of languages, asked in order; native takes what is left.
@@ -67,7 +61,7 @@ func newRecordCommand() *cobra.Command {
 		Use:   "record [-a | -p PID | -- COMMAND [ARG…]]",
 		Short: "Profile this machine, a process or a command",
 		Long: `Sample what runs on every CPU, unwind and name the stacks, and show where the
-time went: a table, or a file by its ending (` + endings() + `).`,
+time went: a table, or a file by its ending (` + output.Endings() + `).`,
 		Example: `  kalypso-agent record -d 10s -o profile.html        the whole machine, as a flame graph
   kalypso-agent record -p 1234                       one process and its children, as a table
   kalypso-agent record -o build.html -- make -j4     a command, from its first instruction on
@@ -89,17 +83,6 @@ time went: a table, or a file by its ending (` + endings() + `).`,
 	fl.BoolVar(&f.web, "web", false, "show the result in a browser, on localhost")
 	fl.SortFlags = false
 	return cmd
-}
-
-func endings() string {
-	text := ""
-	for i, x := range format.Formats() {
-		if i > 0 {
-			text += ", "
-		}
-		text += x.Ending()
-	}
-	return text
 }
 
 const defaultDuration = 10 * time.Second
@@ -152,16 +135,16 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 	if err := f.check(cmd, args); err != nil {
 		return err
 	}
-	out, err := newOutput(f.output)
+	out, err := output.NewProfile(f.output)
 	if err != nil {
 		return cli.Wrong(err)
 	}
-	defer out.discard()
-	stats, err := newOutputFile(f.stats)
+	defer out.Discard()
+	stats, err := output.NewFile(f.stats)
 	if err != nil {
 		return cli.Wrong(err)
 	}
-	defer stats.discard()
+	defer stats.Discard()
 
 	ctx, stop := context.WithCancel(cmd.Context())
 	defer stop()
@@ -186,10 +169,10 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 		cfg.Duration = defaultDuration
 	}
 
-	notes := newNotes(cmd.ErrOrStderr())
-	cfg.Progress, cfg.Failed = notes.progress, notes.failed
+	notes := term.NewNotes(cmd.ErrOrStderr())
+	cfg.Progress, cfg.Failed = func(p pipeline.Progress) { notes.Line(progressLine(p)) }, notes.Failed
 	p, cost, err := pipeline.Record(ctx, cfg)
-	notes.end()
+	notes.End()
 	if err != nil {
 		if run != nil {
 			run.abandon()
@@ -204,7 +187,7 @@ func (f *recordFlags) run(cmd *cobra.Command, args []string) error {
 	}
 	err = f.write(p, cost, out, stats, text)
 	if err == nil && f.web {
-		err = serve(cmd.Context(), text, p)
+		err = web.Serve(cmd.Context(), text, web.Config{}, web.Page{Profile: p})
 	}
 	if run != nil {
 		return withCode(run.wait(cmd.Context()), err)
@@ -224,81 +207,26 @@ func withCode(code int, err error) error {
 }
 
 // write writes the files, then the words.
-func (f *recordFlags) write(p *profiler.Profile, cost *pipeline.Cost, out *output, stats *outputFile, text io.Writer) error {
+func (f *recordFlags) write(p *profiler.Profile, cost *pipeline.Cost, out *output.Profile, stats *output.File, text io.Writer) error {
 	// The reader of our output may go away, and we with it: files come first.
-	if err := stats.write(func(w io.Writer) error { return writeStats(w, p, cost) }); err != nil {
+	if err := stats.Write(func(w io.Writer) error { return writeStats(w, p, cost) }); err != nil {
 		return err
 	}
-	if err := out.write(p); err != nil {
+	if err := out.Write(p); err != nil {
 		return err
 	}
 	if f.output == "-" {
 		return nil
 	}
-	if err := format.WriteTable(text, p, format.Table{Width: width(text)}); err != nil {
-		return printFault(err)
+	if err := format.WriteTable(text, p, format.Table{Width: term.Width(text)}); err != nil {
+		return output.Explain(err)
 	}
 	if f.output != "" {
 		if _, err := fmt.Fprintf(text, "\nwrote %s\n", f.output); err != nil {
-			return printFault(err)
+			return output.Explain(err)
 		}
 	}
 	return nil
-}
-
-// printFault explains an error of writing to standard output or error.
-func printFault(err error) error {
-	var path *fs.PathError
-	if !errors.As(err, &path) {
-		return err
-	}
-	return &profiler.Fault{What: "cannot write to " + path.Path, Why: path.Err, Fix: "redirect it to a place with room, or write a file with -o"}
-}
-
-// width is how many columns w has; 0 where it is no terminal.
-func width(w io.Writer) int {
-	if file, ok := w.(*os.File); ok {
-		if columns, _, err := term.GetSize(int(file.Fd())); err == nil {
-			return columns
-		}
-	}
-	return 0
-}
-
-// output is what -o names: a format and where it goes.
-type output struct {
-	format format.Format
-	stdout bool
-	file   *outputFile
-}
-
-func newOutput(path string) (*output, error) {
-	if path == "" {
-		return &output{file: &outputFile{}}, nil
-	}
-	if path == "-" {
-		return &output{format: format.Folded{}, stdout: true, file: &outputFile{}}, nil
-	}
-	x, err := format.ForPath(path)
-	if err != nil {
-		return nil, err
-	}
-	file, err := newOutputFile(path)
-	return &output{format: x, file: file}, err
-}
-
-func (o *output) discard() { o.file.discard() }
-
-func (o *output) write(p *profiler.Profile) error {
-	if o.stdout {
-		w := bufio.NewWriter(os.Stdout)
-		err := o.format.Write(w, p)
-		if err == nil {
-			err = w.Flush()
-		}
-		return printFault(err)
-	}
-	return o.file.write(func(w io.Writer) error { return o.format.Write(w, p) })
 }
 
 // recordStats is what --stats writes. Fields are added, not changed.
@@ -363,79 +291,7 @@ func writeStats(w io.Writer, p *profiler.Profile, c *pipeline.Cost) error {
 	return enc.Encode(s)
 }
 
-// notes is what is said while recording: a line that is written over on a
-// terminal, nothing in a pipe, and each warning once.
-type notes struct {
-	w    io.Writer
-	live bool
-
-	mu   sync.Mutex
-	line bool
-	said map[string]bool
-}
-
-func newNotes(w io.Writer) *notes {
-	file, ok := w.(*os.File)
-	return &notes{w: w, live: ok && term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb", said: map[string]bool{}}
-}
-
-func (n *notes) progress(p pipeline.Progress) {
-	if !n.live {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	_, _ = fmt.Fprintf(n.w, "\r\x1b[Krecording %5.1f s   %d samples   lost %d   Ctrl-C ends and writes", p.Elapsed.Seconds(), p.Samples, p.Lost)
-	n.line = true
-}
-
-func (n *notes) failed(err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.said[err.Error()] {
-		return
-	}
-	n.said[err.Error()] = true
-	n.clear()
-	_, _ = fmt.Fprintf(n.w, "warning: %v\n", err)
-}
-
-func (n *notes) end() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.clear()
-}
-
-func (n *notes) clear() {
-	if n.line {
-		_, _ = fmt.Fprint(n.w, "\r\x1b[K")
-		n.line = false
-	}
-}
-
-// serve shows the profile on localhost until the context ends.
-func serve(ctx context.Context, text io.Writer, p *profiler.Profile) error {
-	handler, err := viewer.Handler(p, format.PprofProfile(p))
-	if err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("listen on localhost: %w", err)
-	}
-	url := "http://" + l.Addr().String() + "/"
-	if _, err := fmt.Fprintf(text, "\nflame graph   %s\npprof         %spprof/\nCtrl-C ends\n", url, url); err != nil {
-		return err
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	context.AfterFunc(ctx, func() { _ = server.Close() })
-	if opener, err := exec.LookPath("xdg-open"); err == nil && os.Getenv("DISPLAY") != "" {
-		if browser := exec.Command(opener, url); browser.Start() == nil {
-			go func() { _ = browser.Wait() }()
-		}
-	}
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", url, err)
-	}
-	return nil
+// progressLine is what is said while recording.
+func progressLine(p pipeline.Progress) string {
+	return fmt.Sprintf("recording %5.1f s   %d samples   lost %d   Ctrl-C ends and writes", p.Elapsed.Seconds(), p.Samples, p.Lost)
 }

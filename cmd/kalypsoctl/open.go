@@ -7,9 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/cmd/internal/near"
+	"github.com/kalypso-dev/kalypso/cmd/internal/web"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
@@ -125,7 +124,7 @@ func (f *openFlags) run(cmd *cobra.Command, p pageOf) error {
 		}
 	}
 	if !f.noBrowser {
-		browse(address)
+		web.Browse(address)
 	}
 	select {
 	case <-ctx.Done():
@@ -254,20 +253,4 @@ func clip(ctx context.Context, text []byte) error {
 		return nil
 	}
 	return &profiler.Fault{What: "cannot write to the clipboard", Why: errors.New("there is none of pbcopy, wl-copy, xclip, xsel"), Fix: "kalypsoctl open without --copy prints the command that shows the password"}
-}
-
-// browse opens a browser where there is a display. That it fails is no harm:
-// the address is on the terminal.
-func browse(address string) {
-	name := "xdg-open"
-	switch {
-	case runtime.GOOS == "darwin":
-		name = "open"
-	case os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "":
-		return
-	}
-	cmd := exec.Command(name, address)
-	if cmd.Start() == nil {
-		go func() { _ = cmd.Wait() }() // ends when the browser has taken the address
-	}
 }

@@ -1,4 +1,7 @@
-package main
+// Package output is where a verb's result goes: a file that appears whole or not
+// at all, in the format that its name asks for, or standard output. It knows
+// nothing of how profiles are made.
+package output
 
 import (
 	"bufio"
@@ -9,30 +12,30 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
-// outputFile is a file that appears whole or not at all. It is made before the
+// File is a file that appears whole or not at all. It is made before the
 // recording, so that a place that cannot be written to is known at once, and
 // without a name where the file system can: whatever ends the agent, nothing
 // is left behind.
-type outputFile struct {
+type File struct {
 	name  string // as given
 	path  string // what it becomes; empty for a pipe or a device
 	temp  *os.File
 	named string // where temp is until then; empty: nowhere
 }
 
-func newOutputFile(name string) (*outputFile, error) {
+// NewFile makes the file that will have a name; without a name there is none,
+// and nothing is written.
+func NewFile(name string) (*File, error) {
 	if name == "" {
-		return &outputFile{}, nil
+		return &File{}, nil
 	}
 	fault := func(err error) error {
-		return &profiler.Fault{What: "cannot write " + name, Why: withoutPath(err), Fix: "give a file in a folder that exists and that you may write to"}
+		return &profiler.Fault{What: "cannot write " + name, Why: WithoutPath(err), Fix: "give a file in a folder that exists and that you may write to"}
 	}
-	o := &outputFile{name: name, path: name}
+	o := &File{name: name, path: name}
 	st, err := os.Stat(name)
 	switch {
 	case err == nil && st.IsDir():
@@ -49,28 +52,25 @@ func newOutputFile(name string) (*outputFile, error) {
 		}
 	}
 	dir := filepath.Dir(o.path)
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
-	switch {
-	case err == nil:
-		o.temp = os.NewFile(uintptr(fd), name)
-		return o, nil
-	// Not every file system has files without names: open(2).
-	case !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EINVAL):
+	switch o.temp, err = nameless(dir, name); {
+	case err != nil:
 		return nil, fault(err)
+	case o.temp != nil:
+		return o, nil
 	}
 	if o.temp, err = os.CreateTemp(dir, ".kalypso-*"); err != nil {
 		return nil, fault(err)
 	}
 	o.named = o.temp.Name()
 	if err := o.temp.Chmod(0o644); err != nil {
-		o.discard()
+		o.Discard()
 		return nil, fault(err)
 	}
 	return o, nil
 }
 
-// withoutPath is the error without the path that it is about.
-func withoutPath(err error) error {
+// WithoutPath is the error without the path that it is about.
+func WithoutPath(err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) {
 		return path.Err
@@ -78,12 +78,12 @@ func withoutPath(err error) error {
 	return err
 }
 
-// write writes the file with fn and gives it its name.
-func (o *outputFile) write(fn func(io.Writer) error) error {
+// Write writes the file with fn and gives it its name.
+func (o *File) Write(fn func(io.Writer) error) error {
 	if o.temp == nil {
 		return nil
 	}
-	defer o.discard()
+	defer o.Discard()
 	w := bufio.NewWriterSize(o.temp, 1<<16)
 	err := fn(w)
 	if err == nil {
@@ -96,31 +96,31 @@ func (o *outputFile) write(fn func(io.Writer) error) error {
 		err = o.temp.Close()
 	}
 	if err != nil {
-		return &profiler.Fault{What: "cannot write " + o.name, Why: withoutPath(err), Fix: "free some space there, or write elsewhere"}
+		return &profiler.Fault{What: "cannot write " + o.name, Why: WithoutPath(err), Fix: "free some space there, or write elsewhere"}
 	}
 	o.temp, o.named = nil, ""
 	return nil
 }
 
 // publish gives the written file its name, in place of a file that has it.
-func (o *outputFile) publish() error {
+func (o *File) publish() error {
 	if o.named == "" {
 		// A link cannot replace a file, a rename can.
 		named := filepath.Join(filepath.Dir(o.path), fmt.Sprintf(".kalypso-%d-%d", os.Getpid(), o.temp.Fd()))
-		if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", o.temp.Fd()), unix.AT_FDCWD, named, unix.AT_SYMLINK_FOLLOW); err != nil {
+		if err := link(o.temp, named); err != nil {
 			return err
 		}
 		o.named = named
 	}
-	if err := unix.Rename(o.named, o.path); err != nil {
+	if err := os.Rename(o.named, o.path); err != nil {
 		return err
 	}
 	o.named = ""
 	return nil
 }
 
-// discard takes away what was not written to the end.
-func (o *outputFile) discard() {
+// Discard takes away what was not written to the end.
+func (o *File) Discard() {
 	if o == nil || o.temp == nil {
 		return
 	}
