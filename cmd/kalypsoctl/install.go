@@ -256,13 +256,22 @@ func printPlan(out interface{ Write([]byte) (int, error) }, stack *install.Stack
 	}
 	var rows [][]string
 	for _, step := range p.Steps() {
-		rows = append(rows, []string{"  " + strconv.Itoa(step.Wave), step.Name, step.Namespace, step.Chart.Version(), doing(step)})
+		rows = append(rows, []string{"  " + strconv.Itoa(step.Wave), step.Name, step.Namespace, versions(step), doing(step)})
 	}
 	if err := term.For(out, os.Getenv).Table(out, []string{"  wave", "component", "namespace", "chart", "action"}, rows); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintln(out, credentials(p.Secrets))
 	return err
+}
+
+// versions is that of the chart, and the one that is installed where that is
+// another.
+func versions(step *install.Step) string {
+	if now := step.Now; now != nil && now.Chart == step.Chart.Name() && now.Version != step.Chart.Version() {
+		return now.Version + " -> " + step.Chart.Version()
+	}
+	return step.Chart.Version()
 }
 
 // doing says what is done for a component, and why.
@@ -280,16 +289,13 @@ func doing(step *install.Step) string {
 			more = append(more, "failed before")
 		}
 	case install.Upgrade:
-		if step.Now.Version != step.Chart.Version() {
-			more = append(more, "from "+step.Now.Version)
-		}
 		if n := len(step.Differences); n > 0 {
 			more = append(more, plural(n, "object changes", "objects change"))
 		}
 		if n := len(step.Missing); n > 0 {
 			more = append(more, count(n, "object")+" missing")
 		}
-		if len(more) == 0 {
+		if len(more) == 0 && step.Now.Version == step.Chart.Version() {
 			more = append(more, "other values, same objects")
 		}
 	}

@@ -58,7 +58,8 @@ func newProgress(out io.Writer, names []string) *progress {
 	return p
 }
 
-// loop keeps times on a terminal true.
+// loop keeps times on a terminal true, and elsewhere writes what has not changed
+// since it was too soon for a line.
 func (p *progress) loop() {
 	defer close(p.done)
 	tick := time.NewTicker(redraw)
@@ -70,6 +71,11 @@ func (p *progress) loop() {
 		case <-tick.C:
 			p.mu.Lock()
 			p.draw("")
+			for i := range p.rows {
+				if r := &p.rows[i]; p.file == nil {
+					p.log(r, r.Event, p.line(r))
+				}
+			}
 			p.mu.Unlock()
 		}
 	}

@@ -122,8 +122,11 @@ func (s *Stack) bring(ctx context.Context, step *Step, say func(State, string)) 
 			return err
 		}
 	}
-	say(Starting, "")
-	err := s.Cluster.WaitReady(ctx, refs(step), func(p kube.Progress) { say(Starting, p.String()) })
+	err := s.Cluster.WaitReady(ctx, refs(step), func(p kube.Progress) {
+		if p.Ready < p.Total {
+			say(Starting, p.String())
+		}
+	})
 	if err != nil {
 		return err
 	}
