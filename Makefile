@@ -59,6 +59,36 @@ profile: ## build, profile this machine for 10 s, write profile.html
 	@$(if $(SUDO),sudo chown "$$(id -u):$$(id -g)" profile.html,:)
 	@echo 'open it in a browser: file://$(CURDIR)/profile.html'
 
+# What people know by these names. Flags go through: make deploy FLAGS='--profile small'.
+FLAGS ?=
+.PHONY: bin/kalypsoctl
+bin/kalypsoctl:
+	@scripts/setup build
+	@$(GOBUILD) -o $@ ./cmd/kalypsoctl
+
+.PHONY: cluster-colima
+cluster-colima: bin/kalypsoctl ## a local K3s with eBPF in a virtual machine (Colima)
+	bin/kalypsoctl cluster create --driver colima $(FLAGS)
+
+.PHONY: cluster-kind
+cluster-kind: bin/kalypsoctl ## a local Kubernetes in Docker (kind); nothing is profiled
+	bin/kalypsoctl cluster create --driver kind $(FLAGS)
+
+.PHONY: verify-ebpf
+verify-ebpf: ## can this machine be profiled? kalypso-agent doctor
+	@scripts/setup build
+	@$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
+	$(SUDO) bin/kalypso-agent doctor $(FLAGS)
+
+.PHONY: deploy
+deploy: bin/kalypsoctl ## the whole stack on the cluster of the kubeconfig
+	bin/kalypsoctl charts pull
+	bin/kalypsoctl install $(FLAGS)
+
+.PHONY: undeploy
+undeploy: bin/kalypsoctl ## take it away; volumes stay
+	bin/kalypsoctl uninstall $(FLAGS)
+
 .PHONY: test
 test: ## all tests, with real eBPF, as root; installs what they need
 	@scripts/setup test
