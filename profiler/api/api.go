@@ -66,6 +66,7 @@ const (
 	ByProcess  By = "process"
 	ByService  By = "service"
 	ByModule   By = "module"
+	ByPod      By = "pod"
 )
 
 // Schemas of the answers. Fields are added to them, not changed.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/kalypso-dev/kalypso/exporter/format"
@@ -13,6 +14,28 @@ type Filter struct {
 	Comm    string // of the process, whole
 	Service string // the workload's service.name, whole
 	Cgroup  string // this cgroup and those below it
+	// Labels are attributes of the workload, such as k8s.pod.name. Those of one
+	// key are alternatives; of each key, one has to fit.
+	Labels []profiler.Attribute
+}
+
+func (f *Filter) empty() bool {
+	return f.PID == 0 && f.Comm == "" && f.Service == "" && f.Cgroup == "" && len(f.Labels) == 0
+}
+
+// workload says whether the filter lets a workload through.
+func (f *Filter) workload(p *profiler.Profile) bool {
+	if f.Service != "" && service(p) != f.Service {
+		return false
+	}
+	for _, l := range f.Labels {
+		if !slices.ContainsFunc(f.Labels, func(a profiler.Attribute) bool {
+			return a.Key == l.Key && p.Workload != nil && p.Workload.Attribute(a.Key) == a.Value
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 // apply gives the profiles with the samples that the filter lets through. Of a
@@ -20,12 +43,12 @@ type Filter struct {
 // new one whose quality is counted again: of it only the number of samples that
 // were lost is still that of all, because nobody knows whose they were.
 func (f Filter) apply(profiles []*profiler.Profile) []*profiler.Profile {
-	if f == (Filter{}) {
+	if f.empty() {
 		return profiles
 	}
 	var out []*profiler.Profile
 	for _, p := range profiles {
-		if f.Service != "" && service(p) != f.Service {
+		if !f.workload(p) {
 			continue
 		}
 		if samples := f.samples(p.Samples); len(samples) < len(p.Samples) {

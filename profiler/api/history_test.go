@@ -42,6 +42,14 @@ func counts(r *Range) map[string]uint64 {
 	return out
 }
 
+func labels(list ...string) (out []profiler.Attribute) {
+	for _, l := range list {
+		key, value, _ := strings.Cut(l, "=")
+		out = append(out, profiler.Attribute{Key: key, Value: value})
+	}
+	return out
+}
+
 func TestHistoryAddsUpWhatIsInARange(t *testing.T) {
 	h := NewHistory(DefaultKeep, 1<<20)
 	add(t, h,
@@ -70,6 +78,10 @@ func TestHistoryAddsUpWhatIsInARange(t *testing.T) {
 		{"a name", -time.Hour, time.Hour, Filter{Comm: "shop"}, map[string]uint64{"shop sell": 12, "shop buy": 3}, 0, 40 * time.Second},
 		{"a cgroup and below", -time.Hour, time.Hour, Filter{Cgroup: "/system.slice/"}, all, 0, 40 * time.Second},
 		{"a cgroup's name that only begins so", -time.Hour, time.Hour, Filter{Cgroup: "/system"}, map[string]uint64{}, 0, 40 * time.Second},
+		{"a label", -time.Hour, time.Hour, Filter{Labels: labels("service.name=shop")}, map[string]uint64{"shop sell": 12, "shop buy": 3}, 0, 40 * time.Second},
+		{"labels of one key are alternatives", -time.Hour, time.Hour, Filter{Labels: labels("service.name=shop", "service.name=cart")}, all, 0, 40 * time.Second},
+		{"labels of two keys must both fit", -time.Hour, time.Hour, Filter{Labels: labels("service.name=shop", "host.name=fir")}, map[string]uint64{}, 0, 40 * time.Second},
+		{"a label that nobody has", -time.Hour, time.Hour, Filter{Labels: labels("k8s.pod.name=shop")}, map[string]uint64{}, 0, 40 * time.Second},
 		{"two that no process has", -time.Hour, time.Hour, Filter{PID: 1, Service: "shop"}, map[string]uint64{}, 0, 40 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -32,7 +32,7 @@ func newQuery(text string, now time.Time, known ...string) *query {
 		switch {
 		case !slices.Contains(known, name):
 			q.fail("there are "+strings.Join(known, ", "), "there is no parameter %q", name)
-		case len(given) > 1:
+		case len(given) > 1 && name != "label":
 			q.fail("give it once", "the parameter %s is given %d times", name, len(given))
 		}
 	}
@@ -89,13 +89,27 @@ func (q *query) word(name string, words ...string) string {
 }
 
 // filterNames are the parameters that filter reads.
-func filterNames() []string { return []string{"pid", "comm", "service", "cgroup"} }
+func filterNames() []string { return []string{"pid", "comm", "service", "cgroup", "label"} }
 
 func (q *query) filter() Filter {
 	return Filter{
 		PID: profiler.PID(q.number("pid", 0, math.MaxInt32)), Comm: q.values.Get("comm"),
-		Service: q.values.Get("service"), Cgroup: q.values.Get("cgroup"),
+		Service: q.values.Get("service"), Cgroup: q.values.Get("cgroup"), Labels: q.labels(),
 	}
+}
+
+// labels reads attributes of workloads: ?label=KEY=VALUE, once or more.
+func (q *query) labels() []profiler.Attribute {
+	var out []profiler.Attribute
+	for _, text := range q.values["label"] {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok || key == "" || value == "" {
+			q.fail("label=k8s.namespace.name=shop", "label cannot be %q: it is a key, = and a value", text)
+			continue
+		}
+		out = append(out, profiler.Attribute{Key: key, Value: value})
+	}
+	return out
 }
 
 // time reads a moment: "now", "-5m", seconds since 1970, or RFC 3339.
@@ -166,6 +180,9 @@ func (f Filter) values() url.Values {
 		if value != "" {
 			v.Set(name, value)
 		}
+	}
+	for _, l := range f.Labels {
+		v.Add("label", l.Key+"="+l.Value)
 	}
 	return v
 }

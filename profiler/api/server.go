@@ -344,7 +344,7 @@ func (s *server) addUp(segments []Segment, f Filter, whole bool) (*Range, error)
 // top is /v1/top.
 func (s *server) top(w http.ResponseWriter, r *http.Request) error {
 	q := newQuery(r.URL.RawQuery, time.Now(), slices.Concat(rangeNames(), filterNames(), []string{"by", "limit"})...)
-	by := By(q.word("by", string(ByFunction), string(ByProcess), string(ByService), string(ByModule)))
+	by := By(q.word("by", string(ByFunction), string(ByProcess), string(ByService), string(ByModule), string(ByPod)))
 	limit := q.number("limit", 50, maxRows)
 	whole := by == ByFunction || by == ByModule
 	return s.newest(w, r, q, whole, func(got *Range) any { return newTop(got, by, limit) })

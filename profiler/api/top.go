@@ -58,7 +58,9 @@ func newTop(r *Range, by By, limit int) *Top {
 	case ByProcess:
 		t.Rows = processRows(r)
 	case ByService:
-		t.Rows = serviceRows(r)
+		t.Rows = workloadRows(r, service)
+	case ByPod:
+		t.Rows = workloadRows(r, pod)
 	}
 	for i := range t.Rows {
 		row := &t.Rows[i]
@@ -128,14 +130,15 @@ func moduleName(l *profiler.Location) string {
 	return profiler.Printable(l.Module.Path)
 }
 
-func serviceRows(r *Range) []TopRow {
+// workloadRows has a row for each name that workloads have.
+func workloadRows(r *Range, nameOf func(*profiler.Profile) string) []TopRow {
 	rows := make(map[string]*TopRow)
 	for _, p := range scaled(r) {
 		n := samplesOf(p)
 		if n == 0 {
 			continue
 		}
-		name := cmp.Or(profiler.Printable(service(p)), "[unknown]")
+		name := cmp.Or(profiler.Printable(nameOf(p)), "[unknown]")
 		if rows[name] == nil {
 			rows[name] = &TopRow{Name: name}
 		}
@@ -143,6 +146,15 @@ func serviceRows(r *Range) []TopRow {
 		rows[name].TotalSamples += n
 	}
 	return values(rows)
+}
+
+// pod is NAMESPACE/NAME of the pod that a profile is of, "[no pod]" where it is of
+// the node.
+func pod(p *profiler.Profile) string {
+	if p.Workload == nil || p.Workload.Attribute("k8s.pod.name") == "" {
+		return "[no pod]"
+	}
+	return p.Workload.Attribute("k8s.namespace.name") + "/" + p.Workload.Attribute("k8s.pod.name")
 }
 
 func processRows(r *Range) []TopRow {
