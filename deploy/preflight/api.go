@@ -78,7 +78,7 @@ func (p *preflight) rbac(ctx context.Context) check.Outcome {
 		mu      sync.Mutex
 		missing []string
 	)
-	group, ctx := errgroup.WithContext(ctx)
+	group, limited := errgroup.WithContext(ctx)
 	group.SetLimit(askAtOnce)
 	for _, r := range rights {
 		group.Go(func() error {
@@ -86,7 +86,7 @@ func (p *preflight) rbac(ctx context.Context) check.Outcome {
 			for _, verb := range strings.Split(r.verbs, ",") {
 				one := r
 				one.verbs = verb
-				may, err := p.may(ctx, one)
+				may, err := p.may(limited, one)
 				if err != nil {
 					return err
 				}
