@@ -108,15 +108,16 @@ func (x *identities) meet(cgroup string) {
 	}
 }
 
-// settle waits until the containers that were met are known, or have been unknown
-// for long. It calls tick while it waits.
+// settle waits until the containers that were met so far are known, or have been
+// unknown for long. It calls tick while it waits.
 func (x *identities) settle(tick func()) {
 	if x.pods == nil {
 		return
 	}
+	begin := time.Now()
 	for {
 		changed := x.pods.Changed()
-		left := x.waitFor(time.Now())
+		left := x.waitFor(begin, time.Now())
 		if left <= 0 {
 			return
 		}
@@ -125,18 +126,21 @@ func (x *identities) settle(tick func()) {
 		timer := time.NewTimer(left)
 		select {
 		case <-changed:
-			timer.Stop()
 		case <-timer.C:
 		}
+		timer.Stop()
 	}
 }
 
-// waitFor is how long it is worth to wait. What is known by now, or was waited for
-// long enough, is not waited for again.
-func (x *identities) waitFor(now time.Time) (left time.Duration) {
+// waitFor is how long it is worth to wait for those that were met before begin.
+// What is known by now, or was waited for long enough, is not waited for again.
+func (x *identities) waitFor(begin, now time.Time) (left time.Duration) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for cgroup, met := range x.unsettled {
+		if met.After(begin) {
+			continue
+		}
 		c, ok := x.pods.Find(cgroup)
 		patient := patience - now.Sub(met)
 		if ok && c.Name != "" || patient <= 0 {

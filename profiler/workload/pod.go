@@ -146,9 +146,13 @@ func (o Owner) nameOfOwn() string {
 	return o.Name
 }
 
-// tag is the tag of an image, empty where it has none or only a digest.
+// tag is the tag of an image, empty where it has none or only a digest, which
+// the status has of an image without a name.
 func tag(image string) string {
 	image, _, _ = strings.Cut(image, "@")
+	if strings.HasPrefix(image, "sha256:") {
+		return ""
+	}
 	if i := strings.LastIndexByte(image, ':'); i > strings.LastIndexByte(image, '/') {
 		return image[i+1:]
 	}
