@@ -195,7 +195,9 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		budget:    newCPUBudget(cfg.CPUBudget, cfg.Frequency),
 		recording: map[*recorder]bool{},
 	}
-	s.host, _ = os.Hostname()
+	if s.host = cfg.Node; s.host == "" { // in a container, its hostname is not the machine's
+		s.host, _ = os.Hostname()
+	}
 	s.ticks.loop, s.ticks.sampler = s.stage("loop", stuckAfter), s.stage("sampler", stuckAfter)
 	s.ticks.naming = s.stage("naming", stuckNamingAfter)
 	s.memory = newMemory(s)

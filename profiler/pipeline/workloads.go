@@ -228,7 +228,7 @@ func (x *identities) workload(p *identity, comm string) *profiler.Workload {
 		program = comm
 	}
 	name := id.Service()
-	key := "cgroup " + name + " " + id.ContainerID
+	key := "cgroup " + name + " " + id.ContainerID + " " + id.PodUID
 	var attributes []profiler.Attribute
 	switch {
 	case id.PodUID != "" && x.pods != nil:

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -176,5 +177,102 @@ func TestRelabel(t *testing.T) {
 	x.byPID[own].cgroup = "/"
 	if diff := cmp.Diff(attributes(x.of(own, "me").workload), map[string]string{"service.name": "node", "host.name": "box", "env": "test"}); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
+
+const testPod = "5cd8b7a1-0c2d-4e5f-8a9b-1c2d3e4f5a6b"
+
+// inPod is the cgroup of a container of a pod.
+func inPod(uid, container string) string { return "/kubepods/pod" + uid + "/" + container }
+
+func podOf(container string) *workload.Pod {
+	p := &workload.Pod{UID: testPod, Namespace: "shop", Name: "web-0", Owner: workload.Owner{Kind: "StatefulSet", Name: "web"}}
+	if container != "" {
+		p.Containers = []workload.PodContainer{{ID: container, Name: "server"}}
+	}
+	return p
+}
+
+func TestPodsOfNode(t *testing.T) {
+	mine, other := strings.Repeat("0123456789abcdef", 4), strings.Repeat("fedcba9876543210", 4)
+	pods := workload.NewPods()
+	pods.Set(podOf(mine), time.Now())
+	x := newIdentities("box", "node-1", "", nil, pods, nil)
+	of := func(cgroup string) map[string]string {
+		return attributes(x.workload(&identity{exe: "/app", cgroup: cgroup}, "app"))
+	}
+	for _, tt := range []struct {
+		name, cgroup string
+		want         map[string]string
+	}{
+		{"a pod's container", inPod(testPod, mine), map[string]string{
+			"service.name": "web", "service.namespace": "shop", "k8s.namespace.name": "shop", "k8s.pod.name": "web-0", "k8s.container.name": "server",
+			"k8s.statefulset.name": "web", "k8s.node.name": "node-1", "container.id": mine, "host.name": "box"}},
+		{"a container that is not told of", inPod(testPod, other), map[string]string{
+			"service.name": "web", "service.namespace": "shop", "k8s.namespace.name": "shop", "k8s.pod.name": "web-0",
+			"k8s.statefulset.name": "web", "k8s.node.name": "node-1", "container.id": other, "host.name": "box"}},
+		{"a pod of another node", inPod("6"+testPod[1:], other), map[string]string{
+			"service.name": "container-fedcba987654", "container.id": other, "host.name": "box"}},
+		{"a container in no pod", "/docker/" + other, map[string]string{
+			"service.name": "container-fedcba987654", "container.id": other, "host.name": "box", "k8s.node.name": "node-1"}},
+		{"a unit", "/system.slice/kubelet.service", map[string]string{
+			"service.name": "kubelet", "systemd.unit": "kubelet.service", "host.name": "box", "k8s.node.name": "node-1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(of(tt.cgroup), tt.want); diff != "" {
+				t.Errorf("(-got +want):\n%s", diff)
+			}
+		})
+	}
+
+	// What was said of a pod before holds no longer.
+	before := x.workload(&identity{cgroup: inPod(testPod, mine)}, "app")
+	renamed := podOf(mine)
+	renamed.Labels = map[string]string{"app.kubernetes.io/name": "shop-web"}
+	pods.Set(renamed, time.Now())
+	if got := of(inPod(testPod, mine))["service.name"]; got != "shop-web" || before.Attribute("service.name") != "web" {
+		t.Errorf("after a label changed it is %q, before %q", got, before.Attribute("service.name"))
+	}
+}
+
+// A container that Kubernetes has not told of yet is waited for, once and not long.
+func TestSettle(t *testing.T) {
+	mine, never := strings.Repeat("0123456789abcdef", 4), strings.Repeat("fedcba9876543210", 4)
+	pods := workload.NewPods()
+	pods.Set(podOf(""), time.Now())
+	x := newIdentities("box", "node-1", "", nil, pods, nil)
+	x.settle(func() { t.Error("it waits for nobody") })
+	x.meet(inPod(testPod, mine))
+	x.meet("/docker/" + never) // in no pod: nobody will tell of it
+	select {
+	case <-pods.Wanted():
+	default:
+		t.Error("nobody is asked for a container that is not known")
+	}
+	begin := time.Now()
+	x.settle(func() { // it waits: now it is told
+		pods.Set(podOf(mine), time.Now())
+	})
+	if took := time.Since(begin); took > patience/2 {
+		t.Errorf("it waited %s for a container that was told of at once", took)
+	}
+	if c, ok := pods.Find(inPod(testPod, mine)); !ok || c.Name != "server" {
+		t.Errorf("the container is %+v", c)
+	}
+
+	x.meet(inPod(testPod, never))
+	now := time.Now()
+	if left := x.waitFor(now, now); left <= 0 || left > patience {
+		t.Errorf("it would wait %s", left)
+	}
+	if left := x.waitFor(now.Add(-time.Second), now); left > 0 {
+		t.Errorf("it would wait %s for one that was met later", left)
+	}
+	if left := x.waitFor(now, now.Add(patience)); left > 0 {
+		t.Errorf("it would wait %s more", left)
+	}
+	x.meet(inPod(testPod, never))
+	if len(x.unsettled) != 0 {
+		t.Error("it would wait a second time")
 	}
 }

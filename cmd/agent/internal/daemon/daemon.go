@@ -117,7 +117,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	own := pipeline.NewMetrics(d.service)
-	host, _ := os.Hostname()
+	host, _ := d.service.Describe()
 	push, err := pushOf(s.Telemetry.OTLP)
 	if err != nil {
 		return err
