@@ -94,14 +94,12 @@ test: ## all tests, with real eBPF, as root; installs what they need
 	@scripts/setup test
 	$(GOTEST) ./...
 
-# Kubernetes is compiled before, as the user: minutes, once. Its own module is
-# vetted here, where all of it is compiled already; check would take as long.
+# Kubernetes is compiled before, as the user: minutes, once.
 CLUSTERTESTS ?= ./test/cluster/... ./test/install/... ./deploy/...
 .PHONY: test-cluster
 test-cluster: ## installs on a real Kubernetes, with simulated nodes
 	@scripts/setup test-cluster
 	@KALYPSO_TEST_CLUSTER=$$($(GO) run ./test/cluster/run -build) && export KALYPSO_TEST_CLUSTER && \
-	(cd test/cluster/kubernetes && GOFLAGS=-trimpath $(GO) vet ./...) && \
 	$(GOTEST) $(CLUSTERTESTS)
 
 # The servers are of a module of their own; Prometheus is built without what looks
@@ -190,6 +188,7 @@ check: ## layout, go.mod, vet, lint, arm64, macOS, generated files
 	@$(GO) mod tidy -diff || { echo 'fix: go mod tidy'; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
+	cd test/cluster/kubernetes && $(GO) vet ./pause ./runc
 	GOOS=darwin GOARCH=amd64 $(GO) vet ./cmd/kalypsoctl/...
 	GOOS=darwin GOARCH=arm64 $(GO) vet ./cmd/kalypsoctl/...
 	@if command -v golangci-lint >/dev/null; then \

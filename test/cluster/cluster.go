@@ -41,9 +41,9 @@ import (
 // with binaries that "run -build" has put there.
 const Variable = "KALYPSO_TEST_CLUSTER"
 
-// startTimeout is ten times what a start takes on two quiet cores (5 s with
+// startTimeout is twenty times what a start takes on two quiet cores (6 s with
 // simulated nodes, 12 s with a real one).
-const startTimeout = 2 * time.Minute
+const startTimeout = 4 * time.Minute
 
 // Options of a cluster.
 type Options struct {
