@@ -302,9 +302,6 @@ func doing(step *install.Step) string {
 	return strings.Join(append([]string{step.Action.String()}, more...), ", ")
 }
 
-// secretsNamed is how many fit a line.
-const secretsNamed = 2
-
 // credentials says which Secrets are made.
 func credentials(all []secret.Made) string {
 	var made []string
@@ -316,9 +313,9 @@ func credentials(all []secret.Made) string {
 	if len(made) == 0 {
 		return "Credentials: none are new, none change."
 	}
-	names := made
-	if len(made) > secretsNamed {
-		names = append(slices.Clone(made[:secretsNamed]), fmt.Sprintf("and %d more", len(made)-secretsNamed))
+	text := strings.Join(made, ", ")
+	if len(made) > 2 { // more do not fit a line
+		text = fmt.Sprintf("%s and %d more", made[0], len(made)-1)
 	}
-	return fmt.Sprintf("Credentials: %s (%s); none change.", count(len(made), "new Secret"), strings.Join(names, ", "))
+	return fmt.Sprintf("Credentials: %s (%s); none change.", count(len(made), "new Secret"), text)
 }

@@ -173,7 +173,7 @@ func (p *progress) line(r *row) string {
 // draw writes the lines of those at work over what they were, with text above
 // them that stays.
 func (p *progress) draw(stays string) {
-	if p.file == nil {
+	if p.file == nil || p.drawn == 0 && len(p.rows) == 0 && stays == "" {
 		return
 	}
 	columns, _, err := xterm.GetSize(int(p.file.Fd()))

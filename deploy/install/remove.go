@@ -222,7 +222,7 @@ func (s *Stack) clear(ctx context.Context, r *Removal) ([]Left, error) {
 			space = append(space, c.Namespace)
 		}
 	}
-	volumes, secrets, others := Left{What: "volumes"}, Left{What: "Secrets"}, []Left{}
+	volumes, secrets, spaces, others := Left{What: "volumes"}, Left{What: "Secrets"}, Left{What: "namespaces"}, []Left{}
 	group, limited := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, name := range space {
@@ -232,6 +232,9 @@ func (s *Stack) clear(ctx context.Context, r *Removal) ([]Left, error) {
 			defer mu.Unlock()
 			volumes.Names = append(volumes.Names, n.volumes...)
 			secrets.Names = append(secrets.Names, n.secrets...)
+			if n.kept {
+				spaces.Names = append(spaces.Names, name)
+			}
 			if n.foreign != "" {
 				others = append(others, Left{"namespace " + name, []string{n.foreign}, "kubectl delete namespace " + name})
 			}
@@ -241,7 +244,7 @@ func (s *Stack) clear(ctx context.Context, r *Removal) ([]Left, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	for _, l := range []Left{volumes, secrets} {
+	for _, l := range []Left{volumes, secrets, spaces} {
 		if len(l.Names) > 0 {
 			slices.Sort(l.Names)
 			l.Command = "kalypsoctl uninstall --delete-data"
@@ -255,7 +258,8 @@ func (s *Stack) clear(ctx context.Context, r *Removal) ([]Left, error) {
 // leftover is what a namespace still holds.
 type leftover struct {
 	volumes, secrets []string
-	foreign          string
+	kept             bool   // it is ours, and stays for what it holds of ours
+	foreign          string // what it holds of others; for that it stays too
 }
 
 // clearNamespace deletes a namespace that kalypsoctl made and that holds nothing
@@ -309,6 +313,7 @@ func (s *Stack) clearNamespace(ctx context.Context, name string, o RemoveOptions
 		return left, nil
 	}
 	if keep {
+		left.kept = left.foreign == ""
 		return left, nil
 	}
 	if err := core.Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
