@@ -140,16 +140,21 @@ func (c *Cluster) WaitReady(ctx context.Context, objects []Ref, report func(Prog
 	}
 	defer w.stop()
 	started := time.Now()
-	var said, now Progress
+	var (
+		states []State
+		said   Progress
+	)
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
-		states, err := w.look(ctx, objects)
+		seen, err := w.look(ctx, objects)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			return err
-		case err == nil:
-			if now = progress(states); now != said && report != nil {
+		case err == nil: // else the last look is the last word
+			states = seen
+			now := progress(states)
+			if now != said && report != nil {
 				report(now)
 			}
 			said = now
@@ -162,7 +167,7 @@ func (c *Cluster) WaitReady(ctx context.Context, objects []Ref, report func(Prog
 		}
 		select {
 		case <-ctx.Done():
-			return waitedInVain(ctx, states, now)
+			return waitedInVain(ctx, states, said)
 		case <-tick.C:
 		case <-w.changed:
 			select { // what changes, changes in several places
@@ -215,6 +220,14 @@ func progress(states []State) Progress {
 	return p
 }
 
+const (
+	// oldLimit is for hurdles from before the wait, which may just have been taken
+	// away: kubelets look again every 10 s or so.
+	oldLimit = 30 * time.Second
+	// skew is how far the clocks here and there may be apart.
+	skew = 10 * time.Second
+)
+
 // hopeless gives the first hurdle that is none that time would take away.
 func (c *Cluster) hopeless(ctx context.Context, states []State, started time.Time) error {
 	for _, s := range states {
@@ -225,11 +238,11 @@ func (c *Cluster) hopeless(ctx context.Context, states []State, started time.Tim
 		if !h.at.IsZero() && h.at.Before(started) {
 			continue // of old; what is waited for may have mended it
 		}
-		since := started
-		if s.Since.After(since) {
-			since = s.Since
+		since, grace := s.Since, h.After
+		if since.Before(started.Add(-skew)) {
+			since, grace = started, max(grace, oldLimit)
 		}
-		if h.After > 0 && time.Since(since) < h.After {
+		if grace > 0 && time.Since(since) < grace {
 			continue
 		}
 		return &profiler.Fault{What: s.Ref.String() + " will not be ready", Why: errors.New(c.complete(ctx, s)), Fix: h.Fix}

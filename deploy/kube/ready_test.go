@@ -198,6 +198,7 @@ func TestWaitReadyEndsWhenItIs(t *testing.T) {
 func TestWaitReadyGivesUpAtOnce(t *testing.T) {
 	p := aPod("gateway-new-1", "gateway", false, waits("ImagePullBackOff", `Back-off pulling image "example.org/app:1": ErrImagePull: rpc error: code = NotFound desc = failed to pull and unpack image "example.org/app:1": example.org/app:1: not found`))
 	p.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = "new"
+	p.Status.Conditions[1].LastTransitionTime = metav1.Now() // it was given to its node
 	c := tracked(aDeployment(1, 1, 0, 1), aReplicaSet("2", "new"), p)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -212,6 +213,20 @@ func TestWaitReadyGivesUpAtOnce(t *testing.T) {
 	}
 	if want := "Deployment mimir/gateway will not be ready: gateway-new-1: the image example.org/app:1 cannot be pulled: example.org/app:1: not found"; fault.Error() != want {
 		t.Errorf("got  %s\nwant %s", fault, want)
+	}
+}
+
+// What was in the way before the wait may just have been taken away.
+func TestOldHurdlesAreGivenTime(t *testing.T) {
+	p := aPod("gateway-new-1", "gateway", false, waits("CreateContainerConfigError", `secret "kalypso-s3" not found`))
+	p.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = "new"
+	c := tracked(aDeployment(1, 1, 0, 1), aReplicaSet("2", "new"), p)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err := c.WaitReady(ctx, []Ref{{Kind: "Deployment", Namespace: "mimir", Name: "gateway"}}, nil)
+	var late *Timeout
+	if !errors.As(err, &late) || !strings.Contains(err.Error(), `secret "kalypso-s3" not found`) {
+		t.Errorf("got %v", err)
 	}
 }
 
