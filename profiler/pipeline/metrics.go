@@ -21,6 +21,14 @@ type Metrics struct {
 	kernel  bpf.Counters
 	sampler sampler.Stats
 	table   process.Stats
+	pods    pods
+}
+
+// pods are how many pods of the node there are, how many more are still known,
+// and whether it is heard of them.
+type pods struct {
+	there, gone int
+	learning    bool
 }
 
 // NewMetrics makes the metrics of s, which may be nil for those that only want
@@ -30,8 +38,11 @@ func NewMetrics(s *Service) *Metrics { return &Metrics{service: s} }
 // Snapshot takes the figures that the metrics tell until it is called again.
 func (m *Metrics) Snapshot() {
 	kernel, smp, table, err := m.service.stages()
+	known := m.service.cfg.Pods
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.pods.there, m.pods.gone = known.Len()
+	m.pods.learning = known.Learning()
 	m.stats, m.quality, m.sampler, m.table = m.service.Stats(), m.service.Quality(), smp, table
 	if err == nil {
 		m.kernel = kernel
@@ -70,6 +81,14 @@ func (m *Metrics) List() []telemetry.Metric {
 		m.counter("kalypso_agent_windows_late_total", "{window}", "Windows that went on because naming or exporting the ones before took too long.", func() float64 { return float64(m.stats.LongWindows) }),
 		m.counter("kalypso_agent_windows_early_total", "{window}", "Windows that ended early because they grew over their share of the memory budget.", func() float64 { return float64(m.stats.EarlyWindows) }),
 		m.gauge("kalypso_agent_workloads", "{workload}", "Workloads in the last window.", func() float64 { return float64(m.stats.Workloads) }),
+		m.gauge("kalypso_agent_pods", "{pod}", "Pods of this node that are known; 0 where nobody is asked for them.", func() float64 { return float64(m.pods.there) }),
+		m.gauge("kalypso_agent_pods_gone", "{pod}", "Pods that ended, and are still known for samples of theirs.", func() float64 { return float64(m.pods.gone) }),
+		m.gauge("kalypso_agent_pods_learning", "", "1 while the API server or the kubelet tells of pods, 0 while neither answers: new pods have no name then.", func() float64 {
+			if m.pods.learning {
+				return 1
+			}
+			return 0
+		}),
 
 		m.gauge("kalypso_agent_frequency_hertz", "Hz", "Samples a second and CPU that are taken now.", func() float64 { return float64(m.stats.Frequency) }),
 		m.counter("kalypso_agent_frequency_changes_total", "{change}", "Changes of the sampling rate: budgets, recordings, settings.", func() float64 { return float64(m.stats.RateChanges) }),

@@ -26,6 +26,7 @@ type Pods struct {
 	byContainer map[string]Container
 	changed     chan struct{} // closed with the next change
 	wanted      chan struct{}
+	learning    bool
 }
 
 type podEntry struct {
@@ -122,8 +123,28 @@ func (p *Pods) Replace(pods []*Pod, now time.Time) {
 	p.finish(now)
 }
 
+// SetLearning tells whether it is heard of pods now, and Learning gives that.
+func (p *Pods) SetLearning(yes bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.learning = yes
+}
+
+// Learning is false of no Pods at all.
+func (p *Pods) Learning() bool {
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.learning
+}
+
 // Len is how many pods are there, and how many more are still known.
 func (p *Pods) Len() (there, gone int) {
+	if p == nil {
+		return 0, 0
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range p.pods {

@@ -171,6 +171,7 @@ func (w *Watcher) keep(ctx context.Context, learn func(ctx context.Context, lear
 	for ctx.Err() == nil {
 		err := learn(ctx, func() {
 			pause = firstPause
+			w.cfg.Pods.SetLearning(true)
 			if w.said {
 				w.said = false
 				w.cfg.Log.Info("pods are learnt again")
@@ -190,6 +191,7 @@ func (w *Watcher) keep(ctx context.Context, learn func(ctx context.Context, lear
 		if err == nil {
 			continue
 		}
+		w.cfg.Pods.SetLearning(false)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause/2 + rand.N(pause)): // agents of many nodes lost the same server

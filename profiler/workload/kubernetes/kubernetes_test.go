@@ -255,6 +255,7 @@ func TestServerAway(t *testing.T) {
 	s.set(func() { s.status, s.list = http.StatusServiceUnavailable, podJSON(uidB, "web-1", 50) })
 	s.CloseClientConnections()
 	await(t, "it is asked again", "true", func() string { s.mu.Lock(); defer s.mu.Unlock(); return fmt.Sprint(len(s.asked) >= 3) })
+	await(t, "it is heard of pods", "false", func() string { return fmt.Sprint(pods.Learning()) })
 	if got := name(pods, group(uidA, 10)); got != "web-0/server" {
 		t.Errorf("while the server is away the pod is %q", got)
 	}
@@ -263,6 +264,7 @@ func TestServerAway(t *testing.T) {
 	}
 	s.set(func() { s.status = 0 })
 	await(t, "a pod once it is back", "web-1/server", func() string { return name(pods, group(uidB, 50)) })
+	await(t, "it is heard of pods", "true", func() string { return fmt.Sprint(pods.Learning()) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if first, last := s.tokens[0], s.tokens[len(s.tokens)-1]; first != "Bearer first" || last != "Bearer second" {
