@@ -22,15 +22,6 @@ func (r Ref) String() string {
 	return r.Kind + " " + r.Namespace + "/" + r.Name
 }
 
-// group is the API group of the object, "" for the core.
-func (r Ref) group() string {
-	group, _, found := strings.Cut(r.APIVersion, "/")
-	if !found {
-		return ""
-	}
-	return group
-}
-
 // State is how an object was at one moment.
 type State struct {
 	Ref
