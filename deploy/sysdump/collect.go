@@ -357,7 +357,6 @@ func (d *dump) agents(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
 	asked := 0
 	for _, p := range pods {
 		if p.Status.Phase != corev1.PodRunning {
@@ -368,10 +367,19 @@ func (d *dump) agents(ctx context.Context) error {
 			break
 		}
 		if err := d.agent(ctx, p); err != nil {
-			errs = append(errs, fmt.Errorf("on node %s: %w", p.Spec.NodeName, err))
+			d.fail("agent/"+p.Spec.NodeName, innermost(err))
 		}
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// innermost is the reason without the names of who was asked, so that the same
+// reason reads the same everywhere.
+func innermost(err error) error {
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
+	}
+	return err
 }
 
 // agentLimit bounds one agent; what has its port open answers in milliseconds.

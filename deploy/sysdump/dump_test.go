@@ -111,7 +111,7 @@ func TestSummaryBeginsWithWhatIsWrong(t *testing.T) {
 	}}}
 	d := newTestDump(sick)
 	d.health = []status.Component{
-		{Component: named("minio"), Health: status.Broken, Want: 1, Note: `kalypso-minio-0: image "x/y:1" not found`, Fix: "kalypsoctl upgrade --set minio.image.tag=…", Since: time.Now().Add(-3 * time.Minute)},
+		{Component: named("minio"), Health: status.Broken, Want: 1, Note: `kalypso-minio-0: image "x/y:1" not found`, Fix: "kalypsoctl upgrade --set minio.image.tag=…     then it goes on", Since: time.Now().Add(-3 * time.Minute)},
 		{Component: named("mimir"), Health: status.Starting, Ready: 3, Want: 10, Note: "mimir-ingester-0: not ready", Since: time.Now().Add(-time.Minute)},
 		{Component: named("tempo"), Health: status.Healthy, Ready: 1, Want: 1},
 		{Component: named("loki"), Health: status.Unknown, Note: "no answer in 10 s"},
@@ -129,7 +129,7 @@ func TestSummaryBeginsWithWhatIsWrong(t *testing.T) {
 	got := string(d.summary(time.Now()))
 	order := []string{
 		"# kalypso on test: 4 things wrong", "1. **node n1: DiskPressure is True**", "why: disk is full",
-		"2. **minio is broken, 0 of 1 pods ready, since 3m00s**", `why: kalypso-minio-0: image "x/y:1" not found`, "fix: kalypsoctl upgrade", "needed by: mimir, tempo, loki", "look at: events/minio.txt",
+		"2. **minio is broken, 0 of 1 pods ready, since 3m00s**", `why: kalypso-minio-0: image "x/y:1" not found`, "fix: `kalypsoctl upgrade --set minio.image.tag=…` then it goes on", "needed by: mimir, tempo, loki", "look at: events/minio.txt",
 		"3. **loki is unknown**", "4. **mimir is not ready, 3 of 10 pods ready, since 1m00s**",
 		"## Components", "| minio | broken | 0/1 |", "Not installed: grafana.", "## What happened lately", "(7 times)",
 		"## What could not be had", "- a, b, c, and 1 more: password=(redacted) refused", "## What was left out", "- logs/x: too old", "## Files", "- events/minio.txt, 1 B",

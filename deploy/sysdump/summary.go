@@ -132,7 +132,7 @@ func (d *dump) verdict(found []finding) string {
 func (f finding) write(b *strings.Builder, number int) {
 	fmt.Fprintf(b, "%d. **%s**\n", number, f.what)
 	for _, row := range [][2]string{
-		{"why", f.why}, {"fix", f.fix},
+		{"why", f.why}, {"fix", command(f.fix)},
 		{"needed by", strings.Join(f.others, ", ")}, {"look at", strings.Join(f.look, ", ")},
 	} {
 		if row[1] != "" {
@@ -140,6 +140,16 @@ func (f finding) write(b *strings.Builder, number int) {
 		}
 	}
 	b.WriteString("\n")
+}
+
+// command marks what is to be typed: a fix is a command, and after five spaces
+// what it does; or a sentence.
+func command(fix string) string {
+	typed, does, _ := strings.Cut(fix, "     ")
+	if strings.HasPrefix(typed, "kubectl ") || strings.HasPrefix(typed, "kalypsoctl ") {
+		typed = "`" + typed + "`"
+	}
+	return strings.TrimSpace(typed + " " + strings.TrimSpace(does))
 }
 
 func (d *dump) components(b *strings.Builder) {

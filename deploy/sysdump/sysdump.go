@@ -17,7 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -137,15 +137,16 @@ func (d *dump) started(what string) {
 // failure is what could not be had, and why.
 type failure struct{ what, why string }
 
+// addresses stand before the reason in errors of net/http, also in those that the
+// API server passes on, and make each another one.
+var addresses = regexp.MustCompile(`\b(?:Get|Post) "[^"]*": `)
+
 // fail notes what could not be had.
 func (d *dump) fail(what string, err error) {
-	var request *url.Error
-	if errors.As(err, &request) {
-		err = request.Err // whose address is long, and says nothing
-	}
+	why := addresses.ReplaceAllString(err.Error(), "")
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failed = append(d.failed, failure{what, string(d.redact.text([]byte(err.Error())))})
+	d.failed = append(d.failed, failure{what, string(d.redact.text([]byte(why)))})
 }
 
 // namesShown is how many things are named that one reason kept from being had.
