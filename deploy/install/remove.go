@@ -128,7 +128,22 @@ func (s *Stack) Remove(ctx context.Context, r *Removal, report func(Event)) ([]L
 			return nil, err
 		}
 	}
-	return s.clear(ctx, r)
+	started := time.Now()
+	say := func(state State, detail string) {
+		report(Event{Component: "namespaces", State: state, Detail: detail, Took: time.Since(started)})
+	}
+	say(Sending, "deleting those that nobody needs any more")
+	left, err := s.clear(ctx, r)
+	switch {
+	case err == nil:
+		say(Done, "")
+	case ctx.Err() != nil:
+		say(Stopped, "")
+		err = context.Cause(ctx)
+	default:
+		say(Failed, reason(err))
+	}
+	return left, err
 }
 
 // remove takes one component away and waits until its objects are gone.

@@ -125,7 +125,7 @@ func rules() []rule {
 		},
 		{
 			name: "what is said of the stack knows no Helm",
-			from: in("deploy/component", "deploy/plan", "deploy/argocd", "charts"),
+			from: in("deploy/component", "deploy/plan", "deploy/argocd", "deploy/secret", "charts"),
 			to:   reaches("deploy/helm"),
 		},
 		{
