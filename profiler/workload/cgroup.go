@@ -17,7 +17,9 @@ import (
 )
 
 // CgroupOf gives the cgroup path of a process, as in /proc/PID/cgroup: that of
-// the unified hierarchy, unless only version 1 says more than "/".
+// the unified hierarchy, unless only version 1 says more than "/", or has a
+// container in it: older runtimes put a container into version 1 alone where
+// there are both, and its processes stay in their own service's unified cgroup.
 func CgroupOf(pid profiler.PID) (string, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -29,21 +31,24 @@ func CgroupOf(pid profiler.PID) (string, error) {
 // parseCgroup reads lines of cgroups(7): "0::/unified/path" for version 2,
 // "4:cpu,cpuacct:/path" for version 1.
 func parseCgroup(text string) string {
-	best := "/"
+	unified, old := "/", "/"
 	for line := range strings.Lines(text) {
 		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
 		controllers, path, ok := strings.Cut(rest, ":")
-		if !ok || path == "" {
+		if !ok || path == "" || path == "/" {
 			continue
 		}
-		if controllers == "" && path != "/" {
-			return path
-		}
-		if path != "/" && (best == "/" || strings.Contains(controllers, "cpu")) {
-			best = path
+		switch {
+		case controllers == "":
+			unified = path
+		case old == "/" || strings.Contains(controllers, "cpu"):
+			old = path
 		}
 	}
-	return best
+	if unified == "/" || old != unified && len(Containers(old)) > 0 && len(Containers(unified)) == 0 {
+		return old
+	}
+	return unified
 }
 
 // Cgroup is a cgroup of the unified hierarchy as the kernel side filters by it.

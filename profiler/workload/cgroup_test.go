@@ -13,6 +13,7 @@ import (
 )
 
 func TestParseCgroup(t *testing.T) {
+	container := "pod5cd8b7a1-0c2d-4e5f-8a9b-1c2d3e4f5a6b/" + strings.Repeat("0123456789abcdef", 4)
 	tests := []struct{ name, text, want string }{
 		{"version 2", "0::/user.slice/user-0.slice/session-1.scope\n", "/user.slice/user-0.slice/session-1.scope"},
 		{"version 2, at the root", "0::/\n", "/"},
@@ -21,6 +22,9 @@ func TestParseCgroup(t *testing.T) {
 		{"version 1, all at the root", "5:memory:/\n4:cpu,cpuacct:/\n", "/"},
 		{"hybrid, named in both", "4:cpu,cpuacct:/old\n1:name=systemd:/a\n0::/system.slice/a.service\n", "/system.slice/a.service"},
 		{"hybrid, the unified hierarchy says nothing", "4:cpu,cpuacct:/docker/0123\n0::/\n", "/docker/0123"},
+		{"hybrid, a container in version 1 alone", "4:cpu,cpuacct:/kubepods/" + container + "\n1:name=systemd:/kubepods/" + container + "\n0::/system.slice/containerd.service\n",
+			"/kubepods/" + container},
+		{"hybrid, a container in both", "4:cpu,cpuacct:/old/" + container + "\n0::/new/" + container + "\n", "/new/" + container},
 		{"hybrid, unified first", "0::/\n4:cpu,cpuacct:/docker/0123\n", "/docker/0123"},
 		{"Kubernetes", "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-2.scope\n",
 			"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-2.scope"},
