@@ -47,7 +47,7 @@ func CheckName(name string) error {
 	case len(name) > nameLimit:
 		return fmt.Errorf("a name has at most %d characters, this one has %d", nameLimit, len(name))
 	case name == "colima" || name == "default" || strings.HasPrefix(name, "colima-"):
-		return fmt.Errorf("Colima takes it for its own profile of another name")
+		return fmt.Errorf("it is another profile's name to Colima")
 	}
 	return nil
 }

@@ -18,7 +18,6 @@ type machine struct {
 	t       *testing.T
 	dir     string // state of the programs
 	server  string // URL of an API server with one node
-	asRoot  string // file that has what sudo was given
 	cluster *Clusters
 }
 
@@ -61,15 +60,6 @@ func (m *machine) write(name, text string, mode os.FileMode) {
 func (m *machine) has(name string) bool {
 	_, err := os.Stat(filepath.Join(m.dir, name))
 	return err == nil
-}
-
-func (m *machine) read(name string) string {
-	m.t.Helper()
-	data, err := os.ReadFile(filepath.Join(m.dir, name))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return string(data)
 }
 
 // called are the commands that were run, as Shell writes them. Those that only
