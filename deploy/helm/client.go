@@ -15,6 +15,7 @@ import (
 	"helm.sh/helm/v3/pkg/releaseutil"
 	"helm.sh/helm/v3/pkg/storage/driver"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"sigs.k8s.io/yaml"
 )
 
 // Labels of a release, on the Secret that Helm keeps it in.
@@ -287,27 +288,89 @@ func (c *Client) deleteGone(before []*release.Release, now *release.Release) err
 	return nil
 }
 
-// Uninstall deletes a release and its objects, but for those that its chart says
-// to keep. One that is not there is no error.
+// Uninstall deletes a release and its objects, but for CRDs, with which every
+// object of their kinds would go, and those that its chart says to keep. One that
+// is not there is no error.
 func (c *Client) Uninstall(ctx context.Context, name string, timeout time.Duration) error {
 	return c.finish(ctx, func() error { return c.uninstall(name, timeout) })
 }
 
 func (c *Client) uninstall(name string, timeout time.Duration) error {
+	if err := c.keepCRDs(name); err != nil {
+		return err
+	}
 	u := action.NewUninstall(c.cfg)
 	u.Timeout, u.IgnoreNotFound, u.DeletionPropagation = timeout, true, "foreground"
 	_, err := u.Run(name)
 	return err
 }
 
-// Kept says whether an object outlives its release: its chart says so.
+// keepCRDs writes into a release that its CRDs are to be kept. Helm asks nothing
+// else before it deletes an object, and not every chart says it.
+func (c *Client) keepCRDs(name string) error {
+	last, err := c.cfg.Releases.Last(name)
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var objects []Object
+	if err := appendObjects(&objects, "", last.Manifest); err != nil {
+		return err
+	}
+	var b strings.Builder
+	changed := false
+	for _, o := range objects {
+		if o.Kind == "CustomResourceDefinition" {
+			if o.YAML, err = withKeep(o); err != nil {
+				return err
+			}
+			changed = true
+		}
+		fmt.Fprintf(&b, "---\n%s\n", o.YAML)
+	}
+	if !changed {
+		return nil
+	}
+	last.Manifest = b.String()
+	return c.cfg.Releases.Update(last)
+}
+
+// withKeep is an object with the annotation that has Helm leave it.
+func withKeep(o Object) (string, error) {
+	tree, err := o.Tree()
+	if err != nil {
+		return "", err
+	}
+	metadata, _ := tree["metadata"].(map[string]any)
+	annotations, _ := metadata["annotations"].(map[string]any)
+	if annotations == nil {
+		annotations = map[string]any{}
+		metadata["annotations"] = annotations
+	}
+	annotations[resourcePolicy] = keep
+	out, err := yaml.Marshal(tree)
+	return string(out), err
+}
+
+const (
+	resourcePolicy = "helm.sh/resource-policy"
+	keep           = "keep"
+)
+
+// Kept says whether an object outlives its release: it is a CRD, or its chart says
+// so.
 func (o *Object) Kept() bool {
+	if o.Kind == "CustomResourceDefinition" {
+		return true
+	}
 	var head struct {
 		Metadata struct {
 			Annotations map[string]string `json:"annotations"`
 		} `json:"metadata"`
 	}
-	return o.decode(&head) == nil && head.Metadata.Annotations["helm.sh/resource-policy"] == "keep"
+	return o.decode(&head) == nil && head.Metadata.Annotations[resourcePolicy] == keep
 }
 
 // Transient says whether an error is of those that pass: what has to answer for

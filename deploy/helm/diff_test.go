@@ -118,4 +118,7 @@ func TestKept(t *testing.T) {
 	if !kept.Kept() || gone.Kept() {
 		t.Errorf("kept: %v and %v", kept.Kept(), gone.Kept())
 	}
+	if crd := (helm.Object{Kind: "CustomResourceDefinition"}); !crd.Kept() {
+		t.Error("a CRD goes with its release, and every object of its kind")
+	}
 }
