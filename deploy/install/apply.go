@@ -228,7 +228,7 @@ func sendFault(step *Step, err error) error {
 		f.What = "you may not install " + step.Name
 		f.Fix = "kalypsoctl preflight --only rbac     lists the rights that are needed"
 	case strings.Contains(text, "Too long: must have at most"):
-		f.Why = errors.New("Helm keeps a release in a Secret, which takes 1 MiB, and this one is larger")
+		f.Why = errors.New("a release is kept in a Secret, which takes 1 MiB, and this one is larger")
 	}
 	return f
 }
