@@ -368,7 +368,14 @@ func (f *localFlags) late(err error) error {
 	if !errors.As(err, &fault) {
 		fault = &profiler.Fault{What: "gave up", Fix: "--timeout " + (2 * f.timeout).String()}
 	}
-	fault.Why = fmt.Errorf("it took longer than %s (--timeout)", f.timeout)
+	why := fmt.Sprintf("it took longer than %s (--timeout)", f.timeout)
+	if fault.Why != nil {
+		// What was waited for stands behind the word of the context.
+		if _, last, ok := strings.Cut(fault.Why.Error(), context.DeadlineExceeded.Error()+": "); ok {
+			why += "; " + last
+		}
+	}
+	fault.Why = errors.New(why)
 	return cli.TimedOut(fault)
 }
 
