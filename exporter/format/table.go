@@ -80,6 +80,8 @@ func Top(p *profiler.Profile) []TopRow {
 type Table struct {
 	Width int // columns of the terminal; 0 cuts nothing, as in a pipe
 	Rows  int // functions at most; 0 means 20
+	// NoCgroups leaves the list of cgroups out.
+	NoCgroups bool
 }
 
 // WriteTable writes what a person wants to know first: what was profiled, the
@@ -103,7 +105,7 @@ func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 		return b.Flush()
 	}
 
-	if byCgroup(p) {
+	if byCgroup(p) && !t.NoCgroups {
 		t.cgroups(b, p, samples)
 	}
 	rows := Top(p)

@@ -2,6 +2,7 @@
 // is printed, and the exit code. Each testdata/*.txtar runs the program itself,
 // built once, in a directory of its own. $CHARTS is a folder of packaged charts
 // that stand in for the upstream ones: same names and versions, little in them.
+// $PROFILES has two pprof files, old.pb.gz and new.pb.gz.
 //
 // "go test ./test/ctl -update" rewrites the expected output inside the scripts;
 // read the diff.
@@ -26,7 +27,12 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(script.Main(m, "kalypsoctl", "../../cmd/kalypsoctl", func() error { return standIns(chartsDir()) }))
+	os.Exit(script.Main(m, "kalypsoctl", "../../cmd/kalypsoctl", func() error {
+		if err := profiles(profilesDir()); err != nil {
+			return err
+		}
+		return standIns(chartsDir())
+	}))
 }
 
 var update = flag.Bool("update", false, "rewrite the expected output in testdata/*.txtar")
@@ -38,6 +44,7 @@ func TestScripts(t *testing.T) {
 	setup := params.Setup
 	params.Setup = func(env *testscript.Env) error {
 		env.Setenv("CHARTS", chartsDir())
+		env.Setenv("PROFILES", profilesDir())
 		return setup(env)
 	}
 	testscript.Run(t, params)

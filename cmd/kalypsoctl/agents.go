@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/deploy/agents"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// scopeFlags are the flags of verbs that ask agents about a target.
+type scopeFlags struct {
+	clusterFlags
+	namespace string
+}
+
+func (f *scopeFlags) register(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVarP(&f.namespace, "namespace", "n", "", "namespace of the target (the context's, else default)")
+	f.clusterFlags.register(fl)
+	f.complete(cmd)
+	cmd.ValidArgsFunction = f.completeTarget
+}
+
+// oneTarget is the Args function of verbs that take a target or none.
+func oneTarget(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return cli.Usage(cmd.CommandPath()+" deploy/NAME", "%s takes one target: what is %q?", cmd.Name(), args[1])
+	}
+	if len(args) == 1 {
+		if _, err := agents.ParseTarget(args[0], ""); err != nil {
+			return cli.Wrong(err)
+		}
+	}
+	return nil
+}
+
+// open finds the target in the cluster and opens ways to its agents.
+func (f *scopeFlags) open(ctx context.Context, text string) (*agents.Fleet, *kube.Cluster, error) {
+	cluster, err := f.connect(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	namespace := f.namespace
+	if namespace == "" {
+		if namespace, _, err = cluster.Getter("").ToRawKubeConfigLoader().Namespace(); err != nil {
+			return nil, nil, fmt.Errorf("read the context's namespace: %w", err)
+		}
+	}
+	target, err := agents.ParseTarget(text, namespace)
+	if err != nil {
+		return nil, nil, cli.Wrong(err)
+	}
+	scope, err := agents.Find(ctx, cluster.Client, target)
+	if err != nil {
+		return nil, nil, err
+	}
+	fleet, err := agents.Open(ctx, cluster.Client, agents.Forwarded{Cluster: cluster}, scope)
+	return fleet, cluster, err
+}
+
+// completeTarget completes kinds, and names of those that are there.
+func (f *scopeFlags) completeTarget(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	kind, _, ok := strings.Cut(typed, "/")
+	if !ok {
+		return []string{"deploy/", "sts/", "ds/", "job/", "pod/", "ns/", "node/", "pid:"}, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), 3*time.Second)
+	defer cancel()
+	cluster, err := f.connect(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	namespace := f.namespace
+	if namespace == "" {
+		namespace, _, _ = cluster.Getter("").ToRawKubeConfigLoader().Namespace() // without one nothing is completed
+	}
+	var out []string
+	for _, name := range agents.Names(ctx, cluster.Client, kind, namespace) {
+		out = append(out, kind+"/"+name)
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// warn tells of each node whose agent could not be asked.
+func warn(w io.Writer, missing []error) {
+	for _, err := range missing {
+		var fault *profiler.Fault
+		if !errors.As(err, &fault) {
+			_, _ = fmt.Fprintf(w, "warning: %v\n", err)
+			continue
+		}
+		_, _ = fmt.Fprintf(w, "warning: %v\n", fault)
+		if fault.Fix != "" {
+			_, _ = fmt.Fprintf(w, "fix:     %s\n", fault.Fix)
+		}
+	}
+}
+
+// period is a range of the past, as it is typed: --from -1h --to now.
+type period struct{ from, to string }
+
+func (p *period) register(fl *pflag.FlagSet) {
+	fl.StringVar(&p.from, "from", "", "what was recorded since `TIME`: -15m, 2006-01-02T15:04:05Z")
+	fl.StringVar(&p.to, "to", "", "until `TIME` (now); with --from")
+}
+
+func (p *period) given() bool { return p.from != "" || p.to != "" }
+
+func (p *period) parse(now time.Time) (from, to time.Time, err error) {
+	if p.from == "" {
+		return from, to, cli.Usage("--from -15m --to now", "--to is given, and not --from when")
+	}
+	if from, err = moment("from", p.from, now); err != nil {
+		return from, to, err
+	}
+	if to, err = moment("to", p.to, now); err != nil {
+		return from, to, err
+	}
+	if !from.Before(to) {
+		return from, to, cli.Usage("--from -15m --to now", "--from is not before --to")
+	}
+	return from, to, nil
+}
+
+// moment reads "now", "-15m" and RFC 3339.
+func moment(flag, text string, now time.Time) (time.Time, error) {
+	if text == "" || text == "now" {
+		return now, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d < 0 {
+		return now.Add(d), nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return t, cli.Usage("--"+flag+" -15m, --"+flag+" now and --"+flag+" 2006-01-02T15:04:05Z are times", "--%s cannot be %q", flag, text)
+	}
+	return t, nil
+}

@@ -1,0 +1,498 @@
+package agents
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/kalypso-dev/kalypso/deploy/component"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/exporter/format"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/api"
+)
+
+// Reacher opens a way to a port of a pod.
+type Reacher interface {
+	Reach(ctx context.Context, pod *corev1.Pod, port int) (address string, closeIt func(), err error)
+}
+
+// Forwarded reaches pods by port-forward, which enters the pod's own network: to
+// the agent the request comes from its own machine, and it answers no other.
+type Forwarded struct{ *kube.Cluster }
+
+// Reach implements Reacher.
+func (f Forwarded) Reach(ctx context.Context, pod *corev1.Pod, port int) (string, func(), error) {
+	w, err := f.ForwardPod(ctx, pod.Namespace, pod.Name, port, 0)
+	if err != nil {
+		return "", nil, err
+	}
+	return w.Addr, w.Close, nil
+}
+
+// Limits of what is asked at a time, and of how long it may take.
+const (
+	maxAtOnce     = 16
+	answerTimeout = 40 * time.Second // of what an agent has; its own limit of making an answer is 30 s
+	chartPort     = 4041
+)
+
+// Fleet is the agents that a scope needs.
+type Fleet struct {
+	Scope   *Scope
+	Missing []error // one for each node whose agent cannot be asked: faults
+	agents  []*agent
+}
+
+type agent struct {
+	node, pod string
+	client    *api.Client
+	closeWay  func()
+}
+
+// Open finds the agent of each node of a scope and opens a way to it. Nodes
+// without one are in Missing; that none has one is a fault.
+func Open(ctx context.Context, client kubernetes.Interface, reach Reacher, s *Scope) (*Fleet, error) {
+	f := &Fleet{Scope: s}
+	namespace := home()
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=kalypso-agent"})
+	if err != nil {
+		return nil, asked("list the agents in namespace "+namespace, err)
+	}
+	if len(pods.Items) == 0 {
+		return nil, &profiler.Fault{
+			What: "there are no agents in this cluster", Why: fmt.Errorf("namespace %s has no pod of kalypso-agent", namespace), Fix: "kalypsoctl install agent",
+		}
+	}
+	found := make([]*agent, len(s.Nodes))
+	missing := make([]error, len(s.Nodes))
+	each(len(s.Nodes), func(i int) { found[i], missing[i] = open(ctx, reach, s.Nodes[i], pods.Items) })
+	for i := range s.Nodes {
+		if found[i] != nil {
+			f.agents = append(f.agents, found[i])
+		}
+		if missing[i] != nil {
+			f.Missing = append(f.Missing, missing[i])
+		}
+	}
+	if ctx.Err() != nil || len(f.agents) == 0 {
+		f.Close()
+		return nil, cmp.Or(ctx.Err(), f.nobody())
+	}
+	return f, nil
+}
+
+// home is the namespace of the agents.
+func home() string {
+	for _, c := range component.All() {
+		if c.Name == "agent" {
+			return c.Namespace
+		}
+	}
+	return ""
+}
+
+// nobody says that no agent can be asked: why the first cannot.
+func (f *Fleet) nobody() error {
+	if len(f.Missing) == 0 {
+		return &profiler.Fault{What: "there are no nodes", Fix: "kubectl get nodes"}
+	}
+	if len(f.Missing) == 1 {
+		return f.Missing[0]
+	}
+	var first *profiler.Fault
+	if !errors.As(f.Missing[0], &first) {
+		return f.Missing[0]
+	}
+	return &profiler.Fault{What: fmt.Sprintf("no agent of %d nodes can be asked", len(f.Missing)), Why: first, Fix: first.Fix}
+}
+
+// each calls fn for 0 to n-1, some at once.
+func each(n int, fn func(i int)) {
+	var all sync.WaitGroup
+	slots := make(chan struct{}, maxAtOnce)
+	for i := range n {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			fn(i)
+		})
+	}
+	all.Wait()
+}
+
+// open reaches the agent of a node.
+func open(ctx context.Context, reach Reacher, node string, pods []corev1.Pod) (*agent, error) {
+	i := slices.IndexFunc(pods, func(p corev1.Pod) bool { return p.Spec.NodeName == node && p.Status.Phase == corev1.PodRunning })
+	if i < 0 {
+		i = slices.IndexFunc(pods, func(p corev1.Pod) bool { return p.Spec.NodeName == node })
+	}
+	if i < 0 {
+		return nil, &profiler.Fault{What: "node " + node + " has no agent", Why: errors.New("no pod of kalypso-agent is on it"), Fix: "kalypsoctl status     tells about the DaemonSet; its nodeSelector and tolerations choose nodes"}
+	}
+	p := &pods[i]
+	if !ready(p) {
+		return nil, &profiler.Fault{What: "the agent of node " + node + " is not ready", Why: fmt.Errorf("pod %s is %s", p.Name, state(p)), Fix: "kalypsoctl logs agent     or kubectl -n " + p.Namespace + " describe pod " + p.Name}
+	}
+	address, closeWay, err := reach.Reach(ctx, p, portOf(p))
+	if err != nil {
+		return nil, err
+	}
+	client, err := api.NewClient(address)
+	if err != nil {
+		closeWay()
+		return nil, err
+	}
+	return &agent{node, p.Name, client, closeWay}, nil
+}
+
+func ready(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// state is why a pod is not ready, in Kubernetes's words.
+func state(p *corev1.Pod) string {
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil && w.Reason != "" {
+			return w.Reason
+		}
+		if t := c.State.Terminated; t != nil && t.Reason != "" {
+			return t.Reason
+		}
+	}
+	if p.Status.Phase == corev1.PodRunning {
+		return "running, and has not said that it is ready"
+	}
+	return strings.ToLower(string(p.Status.Phase))
+}
+
+// portOf is the port that the agent's container names http.
+func portOf(p *corev1.Pod) int {
+	for _, c := range p.Spec.Containers {
+		for _, port := range c.Ports {
+			if port.Name == "http" {
+				return int(port.ContainerPort)
+			}
+		}
+	}
+	return chartPort
+}
+
+// Close ends all ways.
+func (f *Fleet) Close() {
+	for _, a := range f.agents {
+		a.client.Close()
+		a.closeWay()
+	}
+}
+
+// Nodes are those whose agents are asked.
+func (f *Fleet) Nodes() int { return len(f.agents) }
+
+// ask asks all agents at once. Those that fail are told in Missing; that all fail
+// is an error.
+func ask[T any](ctx context.Context, f *Fleet, question func(*agent) (T, error)) ([]T, error) {
+	answers, errs := make([]T, len(f.agents)), make([]error, len(f.agents))
+	each(len(f.agents), func(i int) {
+		if answers[i], errs[i] = question(f.agents[i]); errs[i] != nil {
+			errs[i] = f.agents[i].failed(ctx, errs[i])
+		}
+	})
+	if err := ctx.Err(); err != nil && !errors.Is(context.Cause(ctx), errSlow) {
+		return nil, err
+	}
+	var out []T
+	var failed []error
+	for i := range answers {
+		if errs[i] == nil {
+			out = append(out, answers[i])
+			continue
+		}
+		failed = append(failed, errs[i])
+	}
+	if len(out) == 0 {
+		return nil, failed[0]
+	}
+	f.Missing = append(f.Missing, failed...)
+	return out, nil
+}
+
+var errSlow = errors.New("it took too long")
+
+// failed names the node in what its agent answered.
+func (a *agent) failed(ctx context.Context, err error) error {
+	var fault *profiler.Fault
+	switch {
+	case ctx.Err() != nil:
+		return &profiler.Fault{What: "the agent of node " + a.node + " does not answer", Why: context.Cause(ctx), Fix: "kalypsoctl logs agent"}
+	case !errors.As(err, &fault):
+		return fmt.Errorf("ask the agent of node %s: %w", a.node, err)
+	}
+	named := *fault
+	named.What = "node " + a.node + ": " + fault.What
+	var answered *api.StatusError
+	if !errors.As(err, &answered) { // the client's advice is about an address that nobody typed
+		named.What, named.Fix = "the agent of node "+a.node+" does not answer", "kalypsoctl logs agent     and kubectl -n "+home()+" get pod "+a.pod
+	} else if answered.Status == http.StatusBadRequest && strings.Contains(fault.What, `"label"`) {
+		named.Why, named.Fix = errors.New("it is older than this kalypsoctl"), "kalypsoctl upgrade agent"
+	}
+	return &named
+}
+
+func (f *Fleet) filter() api.Filter {
+	return api.Filter{PID: f.Scope.PID, Labels: f.Scope.Labels}
+}
+
+// Record gives what the target does from now on for a while, at the agents' own
+// rate where hz is 0: one profile for each workload and node.
+func (f *Fleet) Record(ctx context.Context, d time.Duration, hz int) (*Answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, d+answerTimeout, errSlow)
+	defer cancel()
+	lists, err := ask(ctx, f, func(a *agent) ([]*profiler.Profile, error) { return a.client.Record(ctx, d, hz, f.filter()) })
+	return newAnswer(lists), err
+}
+
+// History gives what the target did from one time to another.
+func (f *Fleet) History(ctx context.Context, from, to time.Time) (*Answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSlow)
+	defer cancel()
+	lists, err := ask(ctx, f, func(a *agent) ([]*profiler.Profile, error) { return a.client.History(ctx, from, to, f.filter()) })
+	return newAnswer(lists), err
+}
+
+// Answer is what agents recorded.
+type Answer struct {
+	Profiles []*profiler.Profile // one for each workload and node
+	length   time.Duration       // of the longest
+}
+
+func newAnswer(lists [][]*profiler.Profile) *Answer {
+	a := &Answer{}
+	for _, list := range lists {
+		for _, p := range list {
+			a.length = max(a.length, p.Duration)
+			a.Profiles = append(a.Profiles, p)
+		}
+	}
+	return a
+}
+
+// Samples is how many there are.
+func (a *Answer) Samples() uint64 {
+	var n uint64
+	for _, p := range a.Profiles {
+		n += format.Samples(p)
+	}
+	return n
+}
+
+// Keep leaves out the samples that keep does not want. How far the rest can be
+// trusted is counted anew; of what was lost nobody knows whose it was.
+func (a *Answer) Keep(keep func(*profiler.Sample) bool) {
+	for i, p := range a.Profiles {
+		some := *p
+		some.Samples = nil
+		for j := range p.Samples {
+			if keep(&p.Samples[j]) {
+				some.Samples = append(some.Samples, p.Samples[j])
+			}
+		}
+		some.Quality = format.Quality(some.Samples)
+		some.Quality.Lost = p.Quality.Lost
+		a.Profiles[i] = &some
+	}
+}
+
+// Whole is all of it as one profile. The clocks of nodes differ, and what they
+// recorded at the same time is not longer for that.
+func (a *Answer) Whole() *profiler.Profile {
+	p := format.Merge(a.Profiles...)
+	p.Duration = a.length
+	return p
+}
+
+// Share is a part of an answer.
+type Share struct {
+	Name    string
+	Percent float64
+	Cores   float64
+}
+
+// Shares are the parts of an answer by an attribute of its workloads, the largest
+// first.
+func (a *Answer) Shares(name func(*profiler.Workload) string) []Share {
+	seconds, all := map[string]float64{}, 0.0
+	for _, p := range a.Profiles {
+		if n := format.Samples(p); n > 0 && p.Frequency > 0 {
+			s := float64(n) / float64(p.Frequency)
+			seconds[name(p.Workload)] += s
+			all += s
+		}
+	}
+	out := make([]Share, 0, len(seconds))
+	for n, s := range seconds {
+		out = append(out, Share{Name: n, Percent: s / all * 100, Cores: s / max(a.length.Seconds(), 1e-9)})
+	}
+	slices.SortFunc(out, func(a, b Share) int { return cmp.Or(cmp.Compare(b.Cores, a.Cores), cmp.Compare(a.Name, b.Name)) })
+	return out
+}
+
+// Top gives what of the target used the CPUs lately; at most limit rows.
+func (f *Fleet) Top(ctx context.Context, newest time.Duration, by api.By, limit int) (*api.Top, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSlow)
+	defer cancel()
+	const each = 500 // rows of each agent: what is hot in all is hot in some
+	tops, err := ask(ctx, f, func(a *agent) (*api.Top, error) {
+		return a.client.Top(ctx, api.HistoryQuery{Newest: newest, Filter: f.filter()}, by, max(each, limit))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mergeTops(tops, limit), nil
+}
+
+// mergeTops adds up tables of nodes. Cores add up; shares are those of all that
+// was busy.
+func mergeTops(tops []*api.Top, limit int) *api.Top {
+	out := *tops[0]
+	out.Rows, out.More = nil, 0
+	type key struct {
+		name, kind, module string
+		pid                profiler.PID
+		host               string // PIDs are of one node
+	}
+	rows := map[key]*api.TopRow{}
+	for i, t := range tops {
+		if i > 0 {
+			out.Samples += t.Samples
+			out.Lost += t.Lost
+			out.Cores += t.Cores
+			out.Processes += t.Processes
+			out.Seconds = max(out.Seconds, t.Seconds)
+			out.Frequency, out.Lowest = max(out.Frequency, t.Frequency), min(out.Lowest, t.Lowest)
+			if t.To.After(out.To) {
+				out.To = t.To
+			}
+			if t.From.Before(out.From) {
+				out.From = t.From
+			}
+		}
+		for _, r := range t.Rows {
+			k := key{name: r.Name, kind: r.Kind, module: r.Module, pid: r.PID}
+			if r.PID != 0 {
+				k.host = t.Host
+			}
+			if rows[k] == nil {
+				rows[k] = &api.TopRow{Name: r.Name, Kind: r.Kind, Module: r.Module, PID: r.PID, Service: r.Service}
+			}
+			to := rows[k]
+			to.SelfSamples += r.SelfSamples
+			to.TotalSamples += r.TotalSamples
+			to.SelfCores += r.SelfCores
+			to.TotalCores += r.TotalCores
+		}
+		out.More = max(out.More, t.More)
+	}
+	if len(tops) > 1 {
+		out.Host = plural(len(tops), "node")
+	}
+	for _, r := range rows {
+		if out.Cores > 0 {
+			r.SelfPercent, r.TotalPercent = r.SelfCores/out.Cores*100, r.TotalCores/out.Cores*100
+		}
+		out.Rows = append(out.Rows, *r)
+	}
+	slices.SortFunc(out.Rows, func(a, b api.TopRow) int {
+		return cmp.Or(cmp.Compare(b.SelfCores, a.SelfCores), cmp.Compare(b.TotalCores, a.TotalCores), cmp.Compare(a.Name, b.Name), cmp.Compare(a.PID, b.PID))
+	})
+	if limit > 0 && len(out.Rows) > limit {
+		out.More += len(out.Rows) - limit
+		out.Rows = out.Rows[:limit]
+	}
+	return &out
+}
+
+// Stacks is where the threads of one process are.
+type Stacks struct {
+	Node string
+	*api.Dump
+}
+
+// process is one of a node.
+type process struct {
+	agent *agent
+	pid   profiler.PID
+}
+
+// Dump gives the stacks of every thread of the target's processes, at most so
+// many: those that ran in the time that the agents remember, because an agent
+// knows by their samples which processes are of a pod.
+func (f *Fleet) Dump(ctx context.Context, most int) (list []Stacks, more int, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSlow)
+	defer cancel()
+	processes, err := f.processes(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(processes) > most {
+		processes, more = processes[:most], len(processes)-most
+	}
+	stacks, errs := make([]*api.Dump, len(processes)), make([]error, len(processes))
+	// An agent takes one dump at a time.
+	each(len(f.agents), func(a int) {
+		for i, p := range processes {
+			if p.agent == f.agents[a] {
+				stacks[i], errs[i] = p.agent.client.Dump(ctx, p.pid)
+			}
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, 0, cmp.Or(context.Cause(ctx), err)
+	}
+	for i, p := range processes {
+		var status *api.StatusError
+		switch err := errs[i]; {
+		case err == nil:
+			list = append(list, Stacks{p.agent.node, stacks[i]})
+		case f.Scope.Kind != Process && errors.As(err, &status) && status.Status == http.StatusNotFound: // it ended
+		default:
+			f.Missing = append(f.Missing, p.agent.failed(ctx, err))
+		}
+	}
+	if len(list) == 0 && len(f.Missing) > 0 {
+		return nil, 0, f.Missing[0]
+	}
+	return list, more, nil
+}
+
+// processes are the target's, the busiest of each node first.
+func (f *Fleet) processes(ctx context.Context) ([]process, error) {
+	if f.Scope.Kind == Process {
+		return []process{{f.agents[0], f.Scope.PID}}, nil
+	}
+	lists, err := ask(ctx, f, func(a *agent) (out []process, err error) {
+		found, err := a.client.Processes(ctx, api.HistoryQuery{Newest: api.DefaultKeep, Filter: f.filter()})
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range found.List {
+			if p.PID > 0 {
+				out = append(out, process{a, p.PID})
+			}
+		}
+		return out, nil
+	})
+	return slices.Concat(lists...), err
+}

@@ -1,0 +1,289 @@
+package agents
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/kalypso-dev/kalypso/exporter/format"
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/api"
+)
+
+func TestParseTarget(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want Target
+		why  string
+	}{
+		{"", Target{Kind: Cluster}, ""},
+		{"deploy/checkout", Target{Kind: Deployment, Name: "checkout", Namespace: "shop"}, ""},
+		{"StatefulSets/db", Target{Kind: StatefulSet, Name: "db", Namespace: "shop"}, ""},
+		{"ns/shop", Target{Kind: Namespace, Name: "shop"}, ""},
+		{"node/worker-1", Target{Kind: Node, Name: "worker-1"}, ""},
+		{"pid:42@worker-1", Target{Kind: Process, Name: "worker-1", PID: 42}, ""},
+		{"pid:42", Target{}, "a process is one of a node: pid:4242@NODE"},
+		{"pid:0@worker-1", Target{}, "a PID is a whole number above 0"},
+		{"checkout", Target{}, "a target is a kind and a name"},
+		{"deploy/", Target{}, "a target is a kind and a name"},
+		{"svc/checkout", Target{}, `there is no kind "svc"`},
+	} {
+		got, err := ParseTarget(c.text, "shop")
+		why := ""
+		var fault *profiler.Fault
+		if errors.As(err, &fault) {
+			why = fault.Why.Error()
+		}
+		if got != c.want || why != c.why {
+			t.Errorf("%q: %+v, %q; want %+v, %q", c.text, got, why, c.want, c.why)
+		}
+	}
+}
+
+func pod(namespace, name, node string, labels map[string]string, ready bool) *corev1.Pod {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels}}
+	p.Spec.NodeName, p.Status.Phase = node, corev1.PodRunning
+	if ready {
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	}
+	return p
+}
+
+// cluster is three nodes: birch and larch have agents, the one of fir is not
+// ready. checkout is on birch and larch, lonely on fir.
+func cluster() *fake.Clientset {
+	agentLabels := map[string]string{"app.kubernetes.io/name": "kalypso-agent"}
+	deployment := func(name string) *appsv1.Deployment {
+		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+		d.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": name}}
+		return d
+	}
+	objects := []runtime.Object{
+		pod("kalypso", "agent-b", "birch", agentLabels, true), pod("kalypso", "agent-l", "larch", agentLabels, true), pod("kalypso", "agent-f", "fir", agentLabels, false),
+		deployment("checkout"), deployment("lonely"), deployment("empty"),
+		pod("shop", "checkout-1", "birch", map[string]string{"app": "checkout"}, true), pod("shop", "checkout-2", "larch", map[string]string{"app": "checkout"}, true),
+		pod("shop", "lonely-1", "fir", map[string]string{"app": "lonely"}, true),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+	}
+	for _, n := range []string{"larch", "fir", "birch"} {
+		objects = append(objects, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n}})
+	}
+	return fake.NewClientset(objects...)
+}
+
+// local reaches "pods" that are agents' APIs in this process: the real server
+// with the histories of real profiles.
+type local struct {
+	t      *testing.T
+	agents map[string]string // addresses by pod
+}
+
+func (l *local) Reach(_ context.Context, p *corev1.Pod, port int) (string, func(), error) {
+	address, ok := l.agents[p.Name]
+	if !ok || port != 4041 {
+		return "", nil, errors.New("no such agent")
+	}
+	return address, func() {}, nil
+}
+
+func newLocal(t *testing.T) *local {
+	l := &local{t: t, agents: map[string]string{}}
+	l.serve("agent-b", "birch", 100, map[string]map[string]uint64{"checkout": {"price": 600, "sell": 400}, "other": {"spin": 1000}})
+	l.serve("agent-l", "larch", 50, map[string]map[string]uint64{"checkout": {"price": 100}})
+	return l
+}
+
+func (l *local) serve(name, node string, hz int, workloads map[string]map[string]uint64) {
+	l.t.Helper()
+	history := api.NewHistory(api.DefaultKeep, 1<<20)
+	s := api.Segment{Start: time.Now().Add(-10 * time.Second), Duration: 10 * time.Second, Frequency: hz, Profiles: profilesOf(node, hz, workloads)}
+	if err := history.Add(s); err != nil {
+		l.t.Fatal(err)
+	}
+	listener, err := api.Listen("127.0.0.1:0", false)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- api.Serve(ctx, listener, api.NewServer(api.Config{Source: source{s}, History: history}), slog.New(slog.DiscardHandler))
+	}()
+	l.t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			l.t.Errorf("serve: %v", err)
+		}
+	})
+	l.agents[name] = listener.Addr().String()
+}
+
+// source stands in for the kernel: what it records is always the same.
+type source struct{ segment api.Segment }
+
+func (s source) Record(context.Context, time.Duration, int) ([]api.Segment, error) {
+	return []api.Segment{s.segment}, nil
+}
+func (s source) Status() api.Status { return api.Status{Frequency: s.segment.Frequency} }
+func (s source) Dump(_ context.Context, pid profiler.PID) (*api.Dump, error) {
+	if pid != 1 {
+		return nil, fs.ErrNotExist
+	}
+	return api.NewDump(pid, "/bin/checkout", time.Now(), time.Millisecond, []api.ThreadStack{{TID: 1, Name: "checkout", State: "sleeping", Stack: &profiler.Stack{Stop: profiler.StopRoot}}}), nil
+}
+
+func profilesOf(node string, hz int, workloads map[string]map[string]uint64) (out []*profiler.Profile) {
+	for name, functions := range workloads {
+		p := &profiler.Profile{Start: time.Now().Add(-10 * time.Second), Duration: 10 * time.Second, Frequency: hz, Host: node, Event: "cpu-clock"}
+		p.Workload = &profiler.Workload{Attributes: []profiler.Attribute{
+			{Key: "k8s.deployment.name", Value: name}, {Key: "k8s.namespace.name", Value: "shop"}, {Key: "k8s.node.name", Value: node},
+			{Key: "k8s.pod.name", Value: name + "-" + node}, {Key: "service.name", Value: name},
+		}}
+		process := &profiler.Process{PID: 1, Comm: name}
+		for f, n := range functions {
+			s := profiler.Sample{Process: process, Count: n, Stack: &profiler.Stack{Stop: profiler.StopRoot, Locations: []*profiler.Location{{
+				Module: &profiler.Module{Path: "/bin/" + name}, Frames: []profiler.Frame{{Function: f}},
+			}}}}
+			p.Samples = append(p.Samples, s)
+			p.Quality.Add(s.Stack, n)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+func opened(t *testing.T, text string) *Fleet {
+	t.Helper()
+	f, err := tryOpen(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	return f
+}
+
+func tryOpen(t *testing.T, text string) (*Fleet, error) {
+	t.Helper()
+	target, err := ParseTarget(text, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := cluster()
+	scope, err := Find(t.Context(), client, target)
+	if err != nil {
+		return nil, err
+	}
+	return Open(t.Context(), client, newLocal(t), scope)
+}
+
+func TestRecordAddsUpPodsOfTwoNodes(t *testing.T) {
+	f := opened(t, "deploy/checkout")
+	if got := f.Scope.Title(); got != "deploy/checkout (2 pods on 2 nodes)" {
+		t.Errorf("title %q", got)
+	}
+	a, err := f.Record(t.Context(), 10*time.Second, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := a.Whole()
+	got := map[string]uint64{}
+	for _, r := range format.Top(p) {
+		got[r.Function] = r.Self
+	}
+	// One sample at 50 Hz is two at 100 Hz.
+	if diff := cmp.Diff(got, map[string]uint64{"price": 800, "sell": 400}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+	if cores := format.Cores(p, format.Samples(p)); p.Duration != 10*time.Second || cores < 1.19 || cores > 1.21 {
+		t.Errorf("%v, %.2f cores", p.Duration, cores)
+	}
+	shares := a.Shares(func(w *profiler.Workload) string { return w.Attribute("k8s.pod.name") })
+	if len(shares) != 2 || shares[0].Name != "checkout-birch" || int(shares[0].Percent) != 83 || shares[1].Name != "checkout-larch" {
+		t.Errorf("shares %+v", shares)
+	}
+	a.Keep(func(s *profiler.Sample) bool { return s.Stack.Locations[0].Frames[0].Function == "sell" })
+	if n := a.Samples(); n != 400 {
+		t.Errorf("%d samples kept, want 400", n)
+	}
+}
+
+func TestHistoryAndTop(t *testing.T) {
+	f := opened(t, "deploy/checkout")
+	a, err := f.History(t.Context(), time.Now().Add(-time.Minute), time.Now())
+	if err != nil || a.Samples() != 1100 {
+		t.Errorf("%v, %d samples", err, a.Samples())
+	}
+	top, err := f.Top(t.Context(), 30*time.Second, api.ByFunction, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(top.Rows) != 1 || top.More != 1 || top.Rows[0].Name != "price" || int(top.Rows[0].SelfPercent+0.5) != 67 || top.Cores < 1.19 || top.Cores > 1.21 {
+		t.Errorf("top %+v", top)
+	}
+	pods, err := f.Top(t.Context(), 30*time.Second, api.ByPod, 10)
+	if err != nil || len(pods.Rows) != 2 || pods.Rows[0].Name != "shop/checkout-birch" {
+		t.Errorf("%v, pods %+v", err, pods)
+	}
+}
+
+func TestDump(t *testing.T) {
+	list, more, err := opened(t, "deploy/checkout").Dump(t.Context(), 1)
+	if err != nil || len(list) != 1 || more != 1 || list[0].Node != "birch" || list[0].Comm != "checkout" {
+		t.Errorf("%v, %+v, %d more", err, list, more)
+	}
+	_, _, err = opened(t, "pid:7@larch").Dump(t.Context(), 20)
+	if err == nil || !strings.HasPrefix(err.Error(), "node larch: ") {
+		t.Errorf("a process that is not there: %v", err)
+	}
+}
+
+// TestNodesWithoutAnAgent: what can be asked is asked, and the rest is told.
+func TestNodesWithoutAnAgent(t *testing.T) {
+	f := opened(t, "")
+	if f.Nodes() != 2 || len(f.Missing) != 1 || f.Scope.Title() != "3 nodes" {
+		t.Fatalf("%d nodes asked, missing %v, %s", f.Nodes(), f.Missing, f.Scope.Title())
+	}
+	a, err := f.Record(t.Context(), time.Second, 0)
+	if err != nil || a.Samples() != 2100 {
+		t.Errorf("%v, %d samples", err, a.Samples())
+	}
+}
+
+func TestFaults(t *testing.T) {
+	for text, want := range map[string]string{
+		"deploy/lonely": "the agent of node fir is not ready: pod agent-f is running, and has not said that it is ready",
+		"deploy/empty":  "deploy/empty has no running pods: there is nothing to profile",
+		"deploy/none":   "there is no deploy/none in namespace shop",
+		"ns/none":       "there is no ns/none",
+		"node/none":     "there is no node/none",
+		"pid:1@none":    "there is no node none",
+	} {
+		_, err := tryOpen(t, text)
+		var fault *profiler.Fault
+		if !errors.As(err, &fault) || err.Error() != want || fault.Fix == "" {
+			t.Errorf("%s: %v; want %s", text, err, want)
+		}
+	}
+	target := Target{Kind: Node, Name: "birch"}
+	client := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "birch"}})
+	scope, err := Find(t.Context(), client, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(t.Context(), client, newLocal(t), scope)
+	var fault *profiler.Fault
+	if !errors.As(err, &fault) || fault.What != "there are no agents in this cluster" || fault.Fix != "kalypsoctl install agent" {
+		t.Errorf("a cluster without agents: %v", err)
+	}
+}
