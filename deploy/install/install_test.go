@@ -117,7 +117,11 @@ func TestByproducts(t *testing.T) {
 	}{
 		"Kubernetes' own":                 {"configmaps", meta("kube-root-ca.crt", nil, nil), true},
 		"istiod's, in every namespace":    {"configmaps", meta("istio-ca-root-cert", nil, nil), true},
-		"a certificate of cert-manager":   {"secrets", meta("c", nil, map[string]string{"cert-manager.io/certificate-name": "c"}), true},
+		"the operator's certificate":      {"secrets", meta("c", nil, map[string]string{"cert-manager.io/certificate-name": "opentelemetry-operator-serving-cert"}), true},
+		"somebody's certificate":          {"secrets", meta("c", nil, map[string]string{"cert-manager.io/certificate-name": "c"}), false},
+		"somebody's, for Istio":           {"secrets", meta("istio-ingressgateway-certs", nil, nil), false},
+		"the account that each has":       {"serviceaccounts", meta("default", nil, nil), true},
+		"a custom resource":               {"instrumentations", meta("x", nil, nil), false},
 		"our credentials":                 {"secrets", meta("kalypso-s3", map[string]string{managedBy: manager}, nil), true},
 		"a Secret of somebody":            {"secrets", meta("tls", nil, nil), false},
 		"a pod of somebody":               {"pods", meta("istio-test", nil, nil), false},
@@ -128,6 +132,36 @@ func TestByproducts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := byproduct(test.resource, &metav1.PartialObjectMetadata{ObjectMeta: test.object}); got != test.want {
 				t.Errorf("byproduct is %v", got)
+			}
+		})
+	}
+}
+
+// TestOwns: what a release leaves is told by its label, and belongs to what was
+// asked for, not to whatever else the catalogue has.
+func TestOwns(t *testing.T) {
+	var r Removal
+	for _, c := range component.All() {
+		if c.Name == "tempo" {
+			r.named = append(r.named, c)
+		}
+	}
+	claim := func(release string) *metav1.ObjectMeta {
+		return &metav1.ObjectMeta{Name: "x", Labels: map[string]string{"app.kubernetes.io/instance": release}}
+	}
+	for name, test := range map[string]struct {
+		namespace string
+		object    *metav1.ObjectMeta
+		want      bool
+	}{
+		"a volume of the release":           {"tempo", claim(r.named[0].Release), true},
+		"one without a label":               {"tempo", &metav1.ObjectMeta{Name: "user-data"}, false},
+		"one of another release":            {"tempo", claim("kalypso-minio"), false},
+		"a namespace that nobody asked for": {"minio", claim("kalypso-minio"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := r.owns(test.namespace, test.object); got != test.want {
+				t.Errorf("owns is %v", got)
 			}
 		})
 	}

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
@@ -27,6 +28,7 @@ type Removal struct {
 	Foreign []string  // releases that others made, in words; they stay
 	Needed  []string  // "mimir needs minio": what stays and will miss something
 	stay    []component.Component
+	named   []component.Component // what was asked for, there or not
 	options RemoveOptions
 }
 
@@ -73,6 +75,9 @@ func (s *Stack) PlanRemoval(ctx context.Context, names []string, o RemoveOptions
 	var going []component.Component
 	for _, c := range component.All() {
 		now := there[c.Name]
+		if slices.Contains(names, c.Name) {
+			r.named = append(r.named, c)
+		}
 		switch {
 		case now == nil:
 		case !slices.Contains(names, c.Name):
@@ -231,18 +236,22 @@ func (s *Stack) clear(ctx context.Context, r *Removal) ([]Left, error) {
 	if len(crds) > 0 {
 		left = append(left, Left{"CRDs", crds, "kalypsoctl uninstall --delete-crds"})
 	}
-	for _, c := range component.All() {
+	for _, c := range r.named { // of others nobody spoke, though they may be gone already
 		used := slices.ContainsFunc(r.stay, func(stays component.Component) bool { return stays.Namespace == c.Namespace })
 		if !used && !slices.Contains(space, c.Namespace) {
 			space = append(space, c.Namespace)
 		}
+	}
+	kinds, err := s.kinds()
+	if err != nil {
+		return nil, err
 	}
 	volumes, secrets, spaces, others := Left{What: "volumes"}, Left{What: "Secrets"}, Left{What: "namespaces"}, []Left{}
 	group, limited := errgroup.WithContext(ctx)
 	group.SetLimit(parallel)
 	for _, name := range space {
 		group.Go(func() error {
-			n, err := s.clearNamespace(limited, name, r.options)
+			n, err := s.clearNamespace(limited, r, name, kinds)
 			mu.Lock()
 			defer mu.Unlock()
 			volumes.Names = append(volumes.Names, n.volumes...)
@@ -279,8 +288,9 @@ type leftover struct {
 
 // clearNamespace deletes a namespace that kalypsoctl made and that holds nothing
 // worth keeping.
-func (s *Stack) clearNamespace(ctx context.Context, name string, o RemoveOptions) (leftover, error) {
+func (s *Stack) clearNamespace(ctx context.Context, r *Removal, name string, kinds []schema.GroupVersionResource) (leftover, error) {
 	var left leftover
+	o := r.options
 	core := s.Cluster.Client.CoreV1()
 	ns, err := core.Namespaces().Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && ns.Status.Phase == corev1.NamespaceTerminating {
@@ -295,10 +305,8 @@ func (s *Stack) clearNamespace(ctx context.Context, name string, o RemoveOptions
 		return left, rights("volumes of namespace "+name, err)
 	}
 	for _, claim := range claims.Items {
-		if !ours && !slices.ContainsFunc(component.All(), func(c component.Component) bool {
-			return c.Namespace == name && claim.Labels["app.kubernetes.io/instance"] == c.Release
-		}) {
-			continue
+		if !r.owns(name, &claim.ObjectMeta) {
+			continue // it is found to be foreign below
 		}
 		if !o.Data {
 			size := claim.Spec.Resources.Requests[corev1.ResourceStorage]
@@ -316,7 +324,7 @@ func (s *Stack) clearNamespace(ctx context.Context, name string, o RemoveOptions
 			return left, err
 		}
 	}
-	if left.foreign, err = s.foreignIn(ctx, name); err != nil {
+	if left.foreign, err = s.foreignIn(ctx, r, name, kinds); err != nil {
 		return left, err
 	}
 	keep := len(left.volumes) > 0 || left.foreign != "" || !ours
@@ -392,40 +400,69 @@ func (s *Stack) clearSecrets(ctx context.Context, namespace string, keep bool) (
 	return kept, nil
 }
 
-// kinds that a namespace of ours holds none of, once its releases are gone.
-func kinds() []schema.GroupVersionResource {
-	return []schema.GroupVersionResource{
-		{Version: "v1", Resource: "pods"},
-		{Version: "v1", Resource: "services"},
-		{Group: "apps", Version: "v1", Resource: "deployments"},
-		{Group: "apps", Version: "v1", Resource: "statefulsets"},
-		{Group: "apps", Version: "v1", Resource: "daemonsets"},
-		{Group: "batch", Version: "v1", Resource: "jobs"},
-		{Group: "batch", Version: "v1", Resource: "cronjobs"},
-		{Version: "v1", Resource: "configmaps"},
-		{Version: "v1", Resource: "secrets"},
+// kinds are all that a namespace can hold and that is worth a look: that of
+// others may be of a kind that nobody here has heard of.
+func (s *Stack) kinds() ([]schema.GroupVersionResource, error) {
+	lists, err := s.Cluster.Client.Discovery().ServerPreferredNamespacedResources()
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
+		return nil, fmt.Errorf("ask for the kinds of objects: %w", err)
 	}
+	var out []schema.GroupVersionResource
+	for _, list := range lists {
+		version, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			continue
+		}
+		for _, r := range list.APIResources {
+			if slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "delete") && !transient(version.Group, r.Name) {
+				out = append(out, version.WithResource(r.Name))
+			}
+		}
+	}
+	return out, nil
+}
+
+// transient says whether Kubernetes makes objects of a kind by itself, and anew
+// whenever they are needed.
+func transient(group, resource string) bool {
+	switch resource {
+	case "events", "endpoints", "endpointslices", "leases", "controllerrevisions":
+		return true
+	}
+	return group == "metrics.k8s.io"
 }
 
 // foreignIn names something in a namespace that is not of the stack, "" if there
 // is nothing.
-func (s *Stack) foreignIn(ctx context.Context, namespace string) (string, error) {
+func (s *Stack) foreignIn(ctx context.Context, r *Removal, namespace string, kinds []schema.GroupVersionResource) (string, error) {
 	client, err := s.metadata()
 	if err != nil {
 		return "", err
 	}
-	for _, kind := range kinds() {
+	for _, kind := range kinds {
 		list, err := client.Resource(kind).Namespace(namespace).List(ctx, metav1.ListOptions{})
+		if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) {
+			continue // its CRD has just gone
+		}
 		if err != nil {
 			return "", rights(kind.Resource+" of namespace "+namespace, err)
 		}
 		for _, item := range list.Items {
-			if item.DeletionTimestamp == nil && !byproduct(kind.Resource, &item) {
+			if item.DeletionTimestamp == nil && !r.owns(namespace, &item.ObjectMeta) && !byproduct(kind.Resource, &item) {
 				return fmt.Sprintf("%s %s is not of the stack", strings.TrimSuffix(kind.Resource, "s"), item.Name), nil
 			}
 		}
 	}
 	return "", nil
+}
+
+// owns says whether an object that outlives its release is of a component that
+// was asked for: a StatefulSet's volumes, a hook's account.
+func (r *Removal) owns(namespace string, o *metav1.ObjectMeta) bool {
+	return slices.ContainsFunc(r.named, func(c component.Component) bool {
+		return c.Namespace == namespace && (o.Labels["app.kubernetes.io/instance"] == c.Release ||
+			o.Labels["release"] == c.Release || o.Annotations[releaseName] == c.Release)
+	})
 }
 
 // byproduct says whether an object is one that Kubernetes or a part of the stack
@@ -438,15 +475,16 @@ func byproduct(resource string, o *metav1.PartialObjectMetadata) bool {
 	case manager, "cert-manager", "opentelemetry-operator":
 		return true
 	}
-	if resource != "configmaps" && resource != "secrets" {
-		return false
+	switch resource {
+	case "serviceaccounts":
+		return o.Name == "default"
+	case "configmaps":
+		return o.Name == "kube-root-ca.crt" || strings.HasPrefix(o.Name, "istio")
+	case "secrets":
+		return o.Name == "cert-manager-webhook-ca" || o.Name == "istio-ca-secret" ||
+			strings.HasPrefix(o.Annotations["cert-manager.io/certificate-name"], "opentelemetry-operator")
 	}
-	for key := range o.Annotations {
-		if strings.HasPrefix(key, "cert-manager.io/") {
-			return true
-		}
-	}
-	return o.Name == "kube-root-ca.crt" || o.Name == "cert-manager-webhook-ca" || strings.HasPrefix(o.Name, "istio")
+	return false
 }
 
 // crds deletes the CRDs of components that are gone, or names them.
@@ -464,7 +502,7 @@ func (s *Stack) crds(ctx context.Context, r *Removal) ([]string, error) {
 		owns := func(c component.Component) bool {
 			return crd.Annotations[releaseName] == c.Release && crd.Annotations[releaseSpace] == c.Namespace
 		}
-		if !slices.ContainsFunc(component.All(), owns) || slices.ContainsFunc(r.stay, owns) {
+		if !slices.ContainsFunc(r.named, owns) || slices.ContainsFunc(r.stay, owns) {
 			continue
 		}
 		if !r.options.CRDs {

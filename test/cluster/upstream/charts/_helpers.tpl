@@ -24,7 +24,7 @@ spec:
   {{- if ne .kind "DaemonSet" }}
   replicas: {{ $of.replicas | default $of.replicaCount | default 1 }}
   {{- end }}
-  selector: {matchLabels: {app.kubernetes.io/name: {{ .name }}}}
+  selector: {matchLabels: {app.kubernetes.io/name: {{ .name }}, app.kubernetes.io/instance: {{ .root.Release.Name }}}}
   {{- if eq .kind "StatefulSet" }}
   serviceName: {{ .name }}-headless
   podManagementPolicy: Parallel
