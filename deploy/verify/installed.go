@@ -19,22 +19,47 @@ var stores = map[string]string{
 // ComponentOf is what a proof is about.
 func ComponentOf(id string) string { return stores[id] }
 
-// Installed gives those of the components whose Service is there: what others
-// could call. It needs no right but to see Services.
+// Installed gives those of the components that are there: those with a release of
+// Helm, and those whose Service is there, however it was made. A component whose
+// release is there and whose Service is not is one that nobody can call, which its
+// proof has to find out.
 func Installed(ctx context.Context, client kubernetes.Interface, components []component.Component) ([]component.Component, error) {
 	var there []component.Component
 	for _, c := range components {
-		if len(c.Serves) == 0 {
-			continue
+		is, err := released(ctx, client, c)
+		if err == nil && !is && len(c.Serves) > 0 {
+			is, err = served(ctx, client, c)
 		}
-		_, err := client.CoreV1().Services(c.Namespace).Get(ctx, c.Serves[0].Name, metav1.GetOptions{})
-		switch {
-		case apierrors.IsNotFound(err):
-		case err != nil:
-			return nil, fmt.Errorf("see Service %s in namespace %s: %w", c.Serves[0].Name, c.Namespace, err)
-		default:
+		if err != nil {
+			return nil, err
+		}
+		if is {
 			there = append(there, c)
 		}
 	}
 	return there, nil
+}
+
+// released says whether Helm has a release, by the labels of the Secrets that it
+// keeps it in. Who may not see Secrets goes by Services.
+func released(ctx context.Context, client kubernetes.Interface, c component.Component) (bool, error) {
+	list, err := client.CoreV1().Secrets(c.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "owner=helm,name=" + c.Release, Limit: 1})
+	if apierrors.IsForbidden(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("see releases in namespace %s: %w", c.Namespace, err)
+	}
+	return len(list.Items) > 0, nil
+}
+
+func served(ctx context.Context, client kubernetes.Interface, c component.Component) (bool, error) {
+	_, err := client.CoreV1().Services(c.Namespace).Get(ctx, c.Serves[0].Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("see Service %s in namespace %s: %w", c.Serves[0].Name, c.Namespace, err)
+	}
+	return true, nil
 }

@@ -16,14 +16,25 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/component"
 )
 
-func TestInstalledIsWhatHasItsService(t *testing.T) {
+func TestInstalledIsWhatHasAReleaseOrItsService(t *testing.T) {
 	service := func(namespace, name string) *corev1.Service {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	}
-	client := fake.NewClientset(service("loki", "loki-gateway"), service("mimir", "loki-gateway"), service("otel-system", "kalypso-collector"))
+	// Its Service has the wrong name, or is gone: the proof has to say so.
+	nameless := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "tempo", Name: "sh.helm.release.v1.tempo.v1", Labels: map[string]string{"owner": "helm", "name": release("tempo")},
+	}}
+	client := fake.NewClientset(nameless, service("loki", "loki-gateway"), service("mimir", "loki-gateway"), service("otel-system", "kalypso-collector"))
 	got, err := Installed(t.Context(), client, component.All())
-	if diff := cmp.Diff(component.Names(got), []string{"loki", "collector"}); err != nil || diff != "" {
+	if diff := cmp.Diff(component.Names(got), []string{"tempo", "loki", "collector"}); err != nil || diff != "" {
 		t.Errorf("%v, (-got +want):\n%s", err, diff)
+	}
+	client.PrependReactor("list", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "", nil)
+	})
+	got, err = Installed(t.Context(), client, component.All())
+	if diff := cmp.Diff(component.Names(got), []string{"loki", "collector"}); err != nil || diff != "" {
+		t.Errorf("who may see no Secret: %v, (-got +want):\n%s", err, diff)
 	}
 	client.PrependReactor("get", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "services"}, "x", nil)
@@ -39,4 +50,14 @@ func TestEachProofIsAboutAComponent(t *testing.T) {
 			t.Errorf("%s is about %q", id, ComponentOf(id))
 		}
 	}
+}
+
+// release is the name of a component's release.
+func release(name string) string {
+	for _, c := range component.All() {
+		if c.Name == name {
+			return c.Release
+		}
+	}
+	return ""
 }

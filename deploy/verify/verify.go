@@ -5,8 +5,8 @@
 // A proof is a check of deploy/check. The package owns what is written, where it
 // goes in and where it has to come out. How a Service is reached is its caller's
 // affair: through a tunnel into a cluster, or straight to a process in a test.
-// It knows no Helm, and of a cluster only the Secret with Grafana's password and
-// the question whether a Pod would be let in.
+// Of a cluster it knows the Secret with Grafana's password, whether a Pod would be
+// let in, and which releases there are.
 //
 // What is left behind is small and goes with the stores' own retention: a log
 // line, a span, a profile of two stacks. None of the stores can take out one of
