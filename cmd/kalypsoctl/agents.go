@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/deploy/agents"
@@ -52,8 +53,8 @@ func (f *scopeFlags) open(ctx context.Context, text string) (*agents.Fleet, *kub
 	}
 	namespace := f.namespace
 	if namespace == "" {
-		if namespace, _, err = cluster.Getter("").ToRawKubeConfigLoader().Namespace(); err != nil {
-			return nil, nil, fmt.Errorf("read the context's namespace: %w", err)
+		if namespace, err = f.contextNamespace(); err != nil {
+			return nil, nil, err
 		}
 	}
 	target, err := agents.ParseTarget(text, namespace)
@@ -66,6 +67,17 @@ func (f *scopeFlags) open(ctx context.Context, text string) (*agents.Fleet, *kub
 	}
 	fleet, err := agents.Open(ctx, cluster.Client, agents.Forwarded{Cluster: cluster}, scope)
 	return fleet, cluster, err
+}
+
+// contextNamespace is the namespace of the context, as kubectl takes it.
+func (f *scopeFlags) contextNamespace() (string, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = f.kubeconfig
+	name, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: f.context}).Namespace()
+	if err != nil {
+		return "", fmt.Errorf("read the context's namespace: %w", err)
+	}
+	return name, nil
 }
 
 // completeTarget completes kinds, and names of those that are there.
@@ -85,7 +97,7 @@ func (f *scopeFlags) completeTarget(cmd *cobra.Command, args []string, typed str
 	}
 	namespace := f.namespace
 	if namespace == "" {
-		namespace, _, _ = cluster.Getter("").ToRawKubeConfigLoader().Namespace() // without one nothing is completed
+		namespace, _ = f.contextNamespace() // without one nothing is completed
 	}
 	var out []string
 	for _, name := range agents.Names(ctx, cluster.Client, kind, namespace) {

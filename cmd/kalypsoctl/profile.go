@@ -20,6 +20,7 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/agents"
 	"github.com/kalypso-dev/kalypso/exporter/format"
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/api"
 )
 
 type profileFlags struct {
@@ -190,6 +191,9 @@ func (f *profileFlags) ask(ctx context.Context, w io.Writer, fleet *agents.Fleet
 		from, to, err := f.parse(time.Now())
 		if err != nil {
 			return nil, err
+		}
+		if time.Since(from) > api.DefaultKeep+time.Minute {
+			_, _ = fmt.Fprintf(w, "note: agents remember %g minutes; what is older is in Pyroscope: kalypsoctl open pyroscope\n", api.DefaultKeep.Minutes())
 		}
 		return fleet.History(ctx, from, to)
 	}

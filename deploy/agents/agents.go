@@ -316,11 +316,48 @@ func (a *Answer) Keep(keep func(*profiler.Sample) bool) {
 }
 
 // Whole is all of it as one profile. The clocks of nodes differ, and what they
-// recorded at the same time is not longer for that.
+// recorded at the same time is not longer for that. In place of its cgroup, which
+// says nothing to a person, a process has the pod and container that it is in.
 func (a *Answer) Whole() *profiler.Profile {
-	p := format.Merge(a.Profiles...)
-	p.Duration = a.length
-	return p
+	m := format.Merger{Whole: true}
+	for _, p := range a.Profiles {
+		m.Add(placed(p))
+	}
+	merged := m.Profiles()
+	if len(merged) == 0 {
+		return &profiler.Profile{}
+	}
+	merged[0].Duration = a.length
+	return merged[0]
+}
+
+// placed is a profile whose processes tell where they are: NAMESPACE/POD/CONTAINER,
+// or the node and their cgroup on it. PIDs of two nodes stay apart so.
+func placed(p *profiler.Profile) *profiler.Profile {
+	if p.Workload == nil {
+		return p
+	}
+	in := p.Workload.Attribute
+	node := cmp.Or(in("k8s.node.name"), p.Host)
+	renamed := make(map[*profiler.Process]*profiler.Process)
+	out := *p
+	out.Samples = slices.Clone(p.Samples)
+	for i := range out.Samples {
+		old := out.Samples[i].Process
+		if old == nil {
+			continue
+		}
+		if renamed[old] == nil {
+			process := *old
+			process.Cgroup = node + old.Cgroup
+			if pod := in("k8s.pod.name"); pod != "" {
+				process.Cgroup = strings.TrimSuffix(in("k8s.namespace.name")+"/"+pod+"/"+in("k8s.container.name"), "/")
+			}
+			renamed[old] = &process
+		}
+		out.Samples[i].Process = renamed[old]
+	}
+	return &out
 }
 
 // Share is a part of an answer.

@@ -208,6 +208,13 @@ func TestRecordAddsUpPodsOfTwoNodes(t *testing.T) {
 	if cores := format.Cores(p, format.Samples(p)); p.Duration != 10*time.Second || cores < 1.19 || cores > 1.21 {
 		t.Errorf("%v, %.2f cores", p.Duration, cores)
 	}
+	places := map[string]bool{}
+	for _, s := range p.Samples {
+		places[s.Process.Cgroup] = true
+	}
+	if diff := cmp.Diff(places, map[string]bool{"shop/checkout-birch": true, "shop/checkout-larch": true}); diff != "" {
+		t.Errorf("processes are in (-got +want):\n%s", diff)
+	}
 	shares := a.Shares(func(w *profiler.Workload) string { return w.Attribute("k8s.pod.name") })
 	if len(shares) != 2 || shares[0].Name != "checkout-birch" || int(shares[0].Percent) != 83 || shares[1].Name != "checkout-larch" {
 		t.Errorf("shares %+v", shares)

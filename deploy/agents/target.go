@@ -187,7 +187,7 @@ func (s *Scope) findPods(ctx context.Context, client kubernetes.Interface) error
 	case Pod:
 		p, err := client.CoreV1().Pods(ns).Get(ctx, s.Name, metav1.GetOptions{})
 		if err != nil {
-			return s.missing(err, "kubectl get pods -A")
+			return s.missing(err, s.elsewhere(ctx, client))
 		}
 		s.Pods = []corev1.Pod{*p}
 		s.Labels = podLabels(ns, s.Pods)
@@ -217,7 +217,7 @@ func (s *Scope) findPods(ctx context.Context, client kubernetes.Interface) error
 		}
 	}
 	if err != nil {
-		return s.missing(err, s.lister())
+		return s.missing(err, s.elsewhere(ctx, client))
 	}
 	var options metav1.ListOptions
 	if selector != nil {
@@ -272,6 +272,20 @@ func (s *Scope) place() error {
 	return &profiler.Fault{What: s.String() + " has no running pods", Why: errors.New("there is nothing to profile"), Fix: fix}
 }
 
+// elsewhere is where there is one of that name, or the command that lists all.
+func (s *Scope) elsewhere(ctx context.Context, client kubernetes.Interface) string {
+	if s.Kind == Namespace {
+		return "kubectl get ns"
+	}
+	namespaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{Limit: 100})
+	for i := range present(namespaces, err).Items {
+		if ns := namespaces.Items[i].Name; ns != s.Namespace && slices.Contains(Names(ctx, client, string(s.Kind), ns), s.Name) {
+			return fmt.Sprintf("-n %s     has one", ns)
+		}
+	}
+	return s.lister()
+}
+
 // lister is the command that lists what the target is one of.
 func (s *Scope) lister() string {
 	if s.Kind == Namespace {
@@ -288,9 +302,7 @@ func (s *Scope) missing(err error, fix string) error {
 	switch s.Kind {
 	case Process:
 		what = "there is no node " + s.Name
-	case Namespace:
-		fix = "kubectl get ns"
-	case Node:
+	case Namespace, Node:
 	default:
 		what += " in namespace " + s.Namespace
 	}
