@@ -83,7 +83,7 @@ type Watcher struct {
 }
 
 // New says what is wrong with a configuration. It asks nobody yet, and gives nil
-// when nobody is to be asked.
+// when nobody is to be asked, or with Auto nobody can be.
 func New(cfg Config) (*Watcher, error) {
 	if cfg.Credentials == "" {
 		cfg.Credentials = credentials
@@ -98,6 +98,10 @@ func New(cfg Config) (*Watcher, error) {
 			What: fmt.Sprintf("cannot ask for pods (kubernetes.source: %s)", cfg.Source), Why: err,
 			Fix: "mount the token of the pod's service account (automountServiceAccountToken)     or --kubernetes.source off",
 		}
+	}
+	if cfg.Node == "" && cfg.Source == Auto {
+		cfg.Log.Warn("containers are known by their IDs only: kubernetes.node does not say which node this is (fieldRef spec.nodeName)")
+		return nil, nil
 	}
 	if cfg.Node == "" {
 		return nil, &profiler.Fault{

@@ -311,12 +311,14 @@ func TestNew(t *testing.T) {
 		{"off", "", Config{Source: Off, Credentials: dir, Node: "n"}, false},
 		{"no pod, and nothing said", "", Config{Source: Auto, Credentials: t.TempDir()}, false},
 		{"no pod, and the API server wanted", "cannot ask for pods", Config{Source: API, Credentials: t.TempDir()}, false},
-		{"no node", "the pods of this node", Config{Source: Auto, Credentials: dir, API: s.URL}, false},
+		{"no node, and nothing said", "", Config{Source: Auto, Credentials: dir, API: s.URL}, false},
+		{"no node", "the pods of this node", Config{Source: API, Credentials: dir, API: s.URL}, false},
 		{"no server", "the API server", Config{Source: API, Credentials: dir, Node: "n"}, false},
 		{"the kubelet without a server", "", Config{Source: Kubelet, Credentials: dir, Node: "n"}, true},
 		{"in a pod", "", Config{Source: Auto, Credentials: dir, Node: "n", API: s.URL}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			tt.cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 			w, err := New(tt.cfg)
 			var fault *profiler.Fault
 			if errors.As(err, &fault) != (tt.want != "") || fault != nil && (!strings.Contains(fault.What, tt.want) || fault.Fix == "" || fault.Why == nil) {
