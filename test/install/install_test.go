@@ -342,6 +342,36 @@ func inOrder(t *testing.T, text string) {
 	}
 }
 
+// What uninstall was not asked to take stays: data of a component that went
+// earlier, and whatever others put into a namespace of the stack.
+func TestUninstallTakesOnlyItsOwn(t *testing.T) {
+	b := newBench(t, "own")
+	b.run(t, done, "", "install", "--yes", "--no-verify", "--profile", "small", "cert-manager", "minio", "tempo")
+	b.kubectl(t, `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: users, namespace: tempo}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: cert-manager.io/v1
+kind: Issuer
+metadata: {name: users, namespace: cert-manager}
+spec: {selfSigned: {}}
+`, "apply", "-f", "-")
+	b.run(t, done, "", "uninstall", "--yes", "minio")
+	text := b.run(t, done, "", "uninstall", "--yes", "--delete-data", "--delete-crds", "tempo")
+	holds(t, text, "namespace tempo", "users is not of the stack")
+	left := b.kubectl(t, "", "get", "pvc", "-A", "-o", "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}")
+	if left != "minio/data-kalypso-minio-0 tempo/users " {
+		t.Errorf("volumes left: %s", left)
+	}
+	holds(t, b.run(t, done, "", "uninstall", "--yes", "--delete-data"), "namespace cert-manager", "users is not of the stack")
+	left = b.kubectl(t, "", "get", "pvc,issuers", "-A", "-o", "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}")
+	if left != "tempo/users cert-manager/users " {
+		t.Errorf("left: %s", left)
+	}
+}
+
 // A failed hook is told as one, with what to look at, and the next run goes on.
 func TestFailedHook(t *testing.T) {
 	b := newBench(t, "hook")
