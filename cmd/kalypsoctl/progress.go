@@ -44,6 +44,7 @@ type row struct {
 const (
 	redraw    = 500 * time.Millisecond
 	sameState = 10 * time.Second // between two lines of one component in one state
+	sameText  = time.Minute      // and if they say the same: a log that stands still looks dead
 )
 
 func newProgress(out io.Writer, names []string) *progress {
@@ -131,7 +132,11 @@ var age = regexp.MustCompile(` \([^()]*\)$`)
 func (p *progress) log(r *row, before install.Event, line string) {
 	text := age.ReplaceAllString(r.Detail, "")
 	changed := before.Component == "" || before.State != r.State
-	if !changed && (text == r.text || text == "" || time.Since(r.said) < sameState) {
+	quiet := sameState
+	if text == r.text || text == "" {
+		quiet = sameText
+	}
+	if !changed && time.Since(r.said) < quiet {
 		return
 	}
 	r.said, r.text = time.Now(), text

@@ -85,6 +85,15 @@ type Installed struct {
 // Deployed says whether the newest revision went through.
 func (i *Installed) Deployed() bool { return i.Status == release.StatusDeployed.String() }
 
+// Same says whether two looks at a release, of which each may be nil, saw the same
+// revision in the same state.
+func (i *Installed) Same(other *Installed) bool {
+	if i == nil || other == nil {
+		return i == other
+	}
+	return i.Chart == other.Chart && i.Revision == other.Revision && i.Status == other.Status && i.Updated.Equal(other.Updated)
+}
+
 // Interrupted says whether the newest revision was begun and neither went
 // through nor failed.
 func (i *Installed) Interrupted() bool {

@@ -37,7 +37,8 @@ const (
 	terminatingLimit = time.Minute
 )
 
-// Apply does what a plan says. It tells of every step as it goes, and ends with
+// Apply does what a plan says; p is made anew if another run was at work since.
+// It tells of every step as it goes, and ends with
 // the first thing that cannot heal: what is being sent then is finished, and
 // what was installed stays, so that the next run goes on from there.
 //
@@ -48,13 +49,16 @@ func (s *Stack) Apply(ctx context.Context, p *Plan, report func(Event)) error {
 	if len(p.Waves) == 0 {
 		return nil
 	}
-	unlock, err := s.lock(ctx, func(what string) {
+	ctx, unlock, err := s.lock(ctx, func(what string) {
 		report(Event{Component: p.Waves[0][0].Name, State: Waiting, Detail: what})
 	})
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := s.refresh(ctx, p); err != nil {
+		return err
+	}
 	for _, step := range p.Steps() {
 		if err := s.ensureNamespace(ctx, step, report); err != nil {
 			return err
@@ -74,6 +78,31 @@ func (s *Stack) Apply(ctx context.Context, p *Plan, report func(Event)) error {
 			}
 			return err
 		}
+	}
+	return nil
+}
+
+// refresh makes a plan anew if another run has changed a release since it was
+// made.
+func (s *Stack) refresh(ctx context.Context, p *Plan) error {
+	for _, step := range p.Steps() {
+		client, err := s.releases(step.Namespace, nil)
+		if err != nil {
+			return err
+		}
+		now, err := client.Find(step.Release)
+		if err != nil {
+			return rights(step.Name, err)
+		}
+		if now.Same(step.Now) {
+			continue
+		}
+		fresh, err := s.Plan(ctx)
+		if err != nil {
+			return err
+		}
+		*p = *fresh
+		return nil
 	}
 	return nil
 }

@@ -111,7 +111,7 @@ func (s *Stack) PlanRemoval(ctx context.Context, names []string, o RemoveOptions
 // Remove takes the components of a removal away, wave after wave, then their
 // namespaces, and with the options more. It gives what it leaves.
 func (s *Stack) Remove(ctx context.Context, r *Removal, report func(Event)) ([]Left, error) {
-	unlock, err := s.lock(ctx, func(what string) {
+	ctx, unlock, err := s.lock(ctx, func(what string) {
 		for _, wave := range r.Waves {
 			report(Event{Component: wave[0].Name, State: Waiting, Detail: what})
 			return
@@ -121,6 +121,10 @@ func (s *Stack) Remove(ctx context.Context, r *Removal, report func(Event)) ([]L
 		return nil, err
 	}
 	defer unlock()
+	// Another run may have been at work since it was planned.
+	if r, err = s.PlanRemoval(ctx, component.Names(r.named), r.options); err != nil {
+		return nil, err
+	}
 	for _, wave := range r.Waves {
 		group, limited := errgroup.WithContext(ctx)
 		for _, gone := range wave {
