@@ -34,7 +34,7 @@ func main() {
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kalypsoctl",
-		Short: "Install and run the Kalypso observability stack",
+		Short: "Install and run the Kalypso observability stack, and profile anything on it",
 	}
 	root.AddCommand(
 		newPreflightCommand(),
