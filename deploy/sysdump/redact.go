@@ -36,12 +36,12 @@ func newRedactor(values [][]byte) *redactor {
 
 var (
 	// credential is a name that a credential may have.
-	credential = regexp.MustCompile(`(?i)(passw|secret|token|credential|htpasswd|api[-_.]?key|access[-_.]?key|private[-_.]?key|authorization|cookie)`)
+	credential = regexp.MustCompile(`(?i)(passw|passphrase|pass$|pass[-_.]|secret|token|credential|htpasswd|basic[-_.]?auth|api[-_.]?key|access[-_.]?key|private[-_.]?key|authorization|cookie)`)
 	// reference is the end of a name that only says where a credential is, or
 	// how it is used.
 	reference = regexp.MustCompile(`(?i)(name|names|namespace|ref|refs|file|path|dir|mount|type|kind|class|enabled|seconds|ttl|expiry|provider|version|policy|url|uri|issuer|audience|existingsecret|count|length|mode)$`)
 	// assigned is NAME: VALUE, NAME=VALUE, "NAME": "VALUE", --NAME=VALUE.
-	assigned = regexp.MustCompile(`(?i)([\w.-]*(?:passw|secret|token|credential|api[-_.]?key|access[-_.]?key|private[-_.]?key|authorization|cookie)[\w.-]*)(\\?["']?[ \t]*[:=][ \t]*)(\\"[^"\\]*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|(?:(?:bearer|basic)[ \t]+)?[^\s,;&}\])"']+)`)
+	assigned = regexp.MustCompile(`(?i)([\w.-]*(?:passw|passphrase|pass\b|secret|token|credential|basic[-_.]?auth|api[-_.]?key|access[-_.]?key|private[-_.]?key|authorization|cookie)[\w.-]*)(\\?["']?[ \t]*[:=][ \t]*)(\\"[^"\\]*\\"|"(?:[^"\\]|\\.)*"|'[^']*'|(?:(?:bearer|basic)[ \t]+)?[^\s,;&}\])"']+)`)
 	// known by their shape alone.
 	shaped = []*regexp.Regexp{
 		regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)`),
@@ -96,11 +96,34 @@ func (r *redactor) tree(v any) any {
 		return v
 	case []any:
 		for i := range v {
-			v[i] = r.tree(v[i])
+			flag, isText := v[max(i-1, 0)].(string)
+			if i > 0 && isText && strings.HasPrefix(flag, "-") && !strings.Contains(flag, "=") && secretive(flag) {
+				v[i] = hide(v[i]) // arguments: --password, and its value
+			} else {
+				v[i] = r.tree(v[i])
+			}
 		}
 		return v
 	case string:
 		return string(r.text([]byte(v)))
+	}
+	return v
+}
+
+// hide takes out a value that is known to be a credential, or a list of them.
+func hide(v any) any {
+	switch v := v.(type) {
+	case string:
+		if harmless(v) {
+			return v
+		}
+		return hidden
+	case int64, float64, int:
+		return hidden
+	case []any:
+		for i := range v {
+			v[i] = hide(v[i])
+		}
 	}
 	return v
 }
@@ -117,17 +140,8 @@ func (r *redactor) mapping(m map[string]any) {
 		}
 	}
 	for key, value := range m {
-		switch value := value.(type) {
-		case string:
-			if secretive(key) && !harmless(value) {
-				m[key] = hidden
-				continue
-			}
-		case int64, float64, int:
-			if secretive(key) {
-				m[key] = hidden
-			}
-			continue
+		if _, isTree := value.(map[string]any); !isTree && secretive(key) {
+			value = hide(value)
 		}
 		m[key] = r.tree(value)
 	}

@@ -19,6 +19,8 @@ func TestText(t *testing.T) {
 		{"a flag", "run --api-key=abcdef --port=1", "run --api-key=(redacted) --port=1"},
 		{"a header", "Authorization: Bearer abc.def", "Authorization: (redacted)"},
 		{"a header by its shape", "got header Bearer abcdefghijkl", "got header (redacted)"},
+		{"short names", "smtp_pass=hunter2 DB_PASS: hunter2 basicAuth=bob:hunter2 bypass=x", "smtp_pass=(redacted) DB_PASS: (redacted) basicAuth=(redacted) bypass=(redacted)"},
+		{"what only begins so", "passive: true, passed=3", "passive: true, passed=3"},
 		{"a URL with a password", "dial postgres://bob:hunter2@db/x", "dial postgres://bob:(redacted)@db/x"},
 		{"a JSON web token", "x eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln y", "x (redacted) y"},
 		{"a private key", "-----BEGIN RSA PRIVATE KEY-----\nMII\nx\n-----END RSA PRIVATE KEY-----\nend", "(redacted)\nend"},
@@ -61,6 +63,8 @@ func TestTree(t *testing.T) {
 			},
 			"volumes": []any{map[string]any{"secret": map[string]any{"secretName": "kalypso-s3"}}},
 			"args":    []any{"--password=abc", "--verbose"},
+			"argv":    []any{"--db-password", "abc", "--passwordFile", "/x"},
+			"tokens":  []any{"abc", int64(7)}, "smtpPass": "abc",
 			"file":    "[auth]\nadmin_password = abc\n",
 		},
 	}
@@ -76,6 +80,11 @@ spec:
   args:
   - --password=(redacted)
   - --verbose
+  argv:
+  - --db-password
+  - (redacted)
+  - --passwordFile
+  - /x
   empty_secret: ""
   env:
   - name: ADMIN_PASSWORD
@@ -92,8 +101,12 @@ spec:
     admin_password = (redacted)
   password: (redacted)
   pin: 1
+  smtpPass: (redacted)
   token: (redacted)
   tokenTTL: 3
+  tokens:
+  - (redacted)
+  - (redacted)
   volumes:
   - secret:
       secretName: kalypso-s3
