@@ -106,9 +106,16 @@ func (f *scopeFlags) completeTarget(cmd *cobra.Command, args []string, typed str
 	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
-// warn tells of each node whose agent could not be asked.
+// maxWarned is of how many nodes is told.
+const maxWarned = 5
+
+// warn tells of nodes whose agents could not be asked.
 func warn(w io.Writer, missing []error) {
-	for _, err := range missing {
+	for i, err := range missing {
+		if i == maxWarned {
+			_, _ = fmt.Fprintf(w, "warning: and %s\n", plural(len(missing)-i, "more node", "more nodes"))
+			return
+		}
 		var fault *profiler.Fault
 		if !errors.As(err, &fault) {
 			_, _ = fmt.Fprintf(w, "warning: %v\n", err)

@@ -198,9 +198,6 @@ func (f *Fleet) Close() {
 	}
 }
 
-// Nodes are those whose agents are asked.
-func (f *Fleet) Nodes() int { return len(f.agents) }
-
 // ask asks all agents at once. Those that fail are told in Missing; that all fail
 // is an error.
 func ask[T any](ctx context.Context, f *Fleet, question func(*agent) (T, error)) ([]T, error) {

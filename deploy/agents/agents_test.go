@@ -258,8 +258,8 @@ func TestDump(t *testing.T) {
 // TestNodesWithoutAnAgent: what can be asked is asked, and the rest is told.
 func TestNodesWithoutAnAgent(t *testing.T) {
 	f := opened(t, "")
-	if f.Nodes() != 2 || len(f.Missing) != 1 || f.Scope.Title() != "3 nodes" {
-		t.Fatalf("%d nodes asked, missing %v, %s", f.Nodes(), f.Missing, f.Scope.Title())
+	if len(f.agents) != 2 || len(f.Missing) != 1 || f.Scope.Title() != "3 nodes" {
+		t.Fatalf("%d nodes asked, missing %v, %s", len(f.agents), f.Missing, f.Scope.Title())
 	}
 	a, err := f.Record(t.Context(), time.Second, 0)
 	if err != nil || a.Samples() != 2100 {
