@@ -45,8 +45,8 @@ const (
 type Config struct {
 	Source Source
 	Node   string // name of the node
-	// API is the server's URL, KubeletAddress the kubelet's HOST:PORT. Empty: as
-	// the kubelet tells every pod, and port 10250 of this node.
+	// API is the server's URL, KubeletAddress the kubelet's HOST:PORT or URL. Empty:
+	// as the kubelet tells every pod, and port 10250 of this node.
 	API            string
 	KubeletAddress string
 	KubeletCA      string // certificates that the kubelet's must be signed by; empty: the cluster's
@@ -316,6 +316,9 @@ func (w *Watcher) poll(ctx context.Context, learnt func()) error {
 	if address == "" {
 		address = net.JoinHostPort(w.cfg.Node, "10250")
 	}
+	if !strings.Contains(address, "://") {
+		address = "https://" + address
+	}
 	for {
 		ask, cancel := context.WithTimeout(ctx, answerTimeout)
 		err := w.askKubelet(ask, address)
@@ -339,8 +342,8 @@ func (w *Watcher) poll(ctx context.Context, learnt func()) error {
 	}
 }
 
-func (w *Watcher) askKubelet(ctx context.Context, address string) error {
-	body, err := w.get(ctx, w.kubelet, "kubelet", "https://"+address+"/pods")
+func (w *Watcher) askKubelet(ctx context.Context, url string) error {
+	body, err := w.get(ctx, w.kubelet, "kubelet", strings.TrimSuffix(url, "/")+"/pods")
 	if err != nil {
 		return err
 	}

@@ -275,7 +275,7 @@ func TestServerAway(t *testing.T) {
 func TestKubelet(t *testing.T) {
 	s := serve(t)
 	s.list = podJSON(uidA, "web-0", 10)
-	pods := run(t, Config{Source: Kubelet, KubeletAddress: strings.TrimPrefix(s.URL, "https://"), Credentials: account(t, s)})
+	pods := run(t, Config{Source: Kubelet, KubeletAddress: s.URL + "/", Credentials: account(t, s)})
 	await(t, "a pod", "web-0/server", func() string { return name(pods, group(uidA, 10)) })
 	s.set(func() { s.list = podJSON(uidB, "web-1", 50) })
 	pods.Want() // within a second, and not only at the next turn
