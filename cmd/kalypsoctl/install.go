@@ -76,7 +76,7 @@ func (f *targetFlags) open(cmd *cobra.Command, names []string, withNeeds bool) (
 	if err != nil {
 		return nil, err
 	}
-	if c, err = f.keepProfile(cmd.Context(), c, cluster, chosen); err != nil {
+	if c, err = f.keepProfile(cmd.Context(), c, cluster); err != nil {
 		return nil, err
 	}
 	s := &install.Stack{Cluster: cluster, Archives: archives, Profile: c.Profile, Adopt: f.adopt, Reset: f.reset, Timeout: f.cluster.timeout}
@@ -104,11 +104,11 @@ func foreignStore(c *config.Config) bool {
 
 // keepProfile goes on with the profile that the cluster was installed with,
 // unless another is asked for.
-func (f *targetFlags) keepProfile(ctx context.Context, c *config.Config, cluster *kube.Cluster, chosen []component.Component) (*config.Config, error) {
+func (f *targetFlags) keepProfile(ctx context.Context, c *config.Config, cluster *kube.Cluster) (*config.Config, error) {
 	if c.ProfileGiven() || f.reset {
 		return c, nil
 	}
-	profile, err := install.Profile(ctx, cluster, chosen)
+	profile, err := install.Profile(ctx, cluster)
 	if err != nil || profile == "" || profile == c.Profile {
 		return c, err
 	}
@@ -260,6 +260,11 @@ func printPlan(out interface{ Write([]byte) (int, error) }, stack *install.Stack
 	}
 	if err := term.For(out, os.Getenv).Table(out, []string{"  wave", "component", "namespace", "chart", "action"}, rows); err != nil {
 		return err
+	}
+	for _, what := range p.Lacking {
+		if _, err := fmt.Fprintf(out, "  warning: %s, which is neither there nor in this plan\n", what); err != nil {
+			return err
+		}
 	}
 	_, err := fmt.Fprintln(out, credentials(p.Secrets))
 	return err

@@ -130,8 +130,7 @@ func (f *preflightFlags) openLeniently(cmd *cobra.Command) (*install.Stack, erro
 	if err != nil || c.ProfileGiven() {
 		return stack, err
 	}
-	parts := c.Components()
-	if profile, err := install.Profile(cmd.Context(), stack.Cluster, parts); err == nil && profile != "" && profile != stack.Profile {
+	if profile, err := install.Profile(cmd.Context(), stack.Cluster); err == nil && profile != "" && profile != stack.Profile {
 		ask.stack.profile = profile
 		if stack, err = ask.open(cmd, f.components, true); err != nil {
 			return nil, err

@@ -28,6 +28,7 @@ type Release struct {
 	Name        string
 	Namespace   string
 	KubeVersion string // DefaultKubeVersion when empty
+	Upgrade     bool   // some charts render otherwise then: Istio's leave a policy to istiod
 }
 
 // Manifests is what a chart renders to.
@@ -73,7 +74,7 @@ func Render(c *Chart, archives *Archives, r Release, values Values) (*Manifests,
 	if err := chartutil.ProcessDependenciesWithMerge(loaded, values); err != nil {
 		return nil, c.fault(r, err)
 	}
-	top, err := chartutil.ToRenderValues(loaded, values, chartutil.ReleaseOptions{Name: r.Name, Namespace: r.Namespace, Revision: 1, IsInstall: true}, caps)
+	top, err := chartutil.ToRenderValues(loaded, values, chartutil.ReleaseOptions{Name: r.Name, Namespace: r.Namespace, Revision: 1, IsInstall: !r.Upgrade, IsUpgrade: r.Upgrade}, caps)
 	if err != nil {
 		return nil, &ValuesError{c.fault(r, err)}
 	}

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kalypso-dev/kalypso/deploy/component"
+	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -195,5 +196,55 @@ func TestTrials(t *testing.T) {
 		if group == "" {
 			t.Errorf("the trial of %s is of none of its groups %v:\n%s", c.Name, c.Groups, c.Trial)
 		}
+	}
+}
+
+// TestChangedForever: what Kubernetes would refuse after half of a release is
+// sent is found in the plan.
+func TestChangedForever(t *testing.T) {
+	set := func(size, image, replicas string) helm.Object {
+		return helm.Object{Kind: "StatefulSet", Name: "x", YAML: `
+spec:
+  serviceName: x
+  replicas: ` + replicas + `
+  template: {spec: {containers: [{name: x, image: "` + image + `"}]}}
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {resources: {requests: {storage: ` + size + `}}}}]
+`}
+	}
+	for name, test := range map[string]struct {
+		before, after helm.Object
+		want          string
+	}{
+		"another size of volume":        {set("2Gi", "a", "1"), set("10Gi", "a", "1"), "volumeClaimTemplates"},
+		"another image, more replicas":  {set("2Gi", "a", "1"), set("2Gi", "b", "3"), ""},
+		"a name that its pods go by":    {set("2Gi", "a", "1"), helm.Object{YAML: "spec: {serviceName: y}"}, "volumeClaimTemplates"},
+		"nothing of a kind can be read": {helm.Object{YAML: "spec: {}"}, helm.Object{YAML: "spec: {}"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := changedForever(test.before, test.after); err != nil || got != test.want {
+				t.Errorf("got %q, %v, want %q", got, err, test.want)
+			}
+		})
+	}
+}
+
+// TestCheckStore: a store that is somebody else's has to be named by those that
+// keep their data in it.
+func TestCheckStore(t *testing.T) {
+	uses := func(name, host string) *Step {
+		s := step(name)
+		s.Manifests = &helm.Manifests{Objects: []helm.Object{{Kind: "ConfigMap", YAML: "data: {endpoint: " + host + ":9000}"}}}
+		return s
+	}
+	steps := []*Step{uses("mimir", "kalypso-minio.minio.svc.cluster.local"), uses("loki", "s3.example.org")}
+	var fault *profiler.Fault
+	if err := (&Stack{Store: true}).checkStore(steps); !errors.As(err, &fault) || !strings.HasPrefix(fault.What, "mimir would store in kalypso-minio.minio.svc") {
+		t.Errorf("got %v", err)
+	}
+	if err := (&Stack{Store: true}).checkStore(steps[1:]); err != nil {
+		t.Errorf("what names another store is refused: %v", err)
+	}
+	if err := (&Stack{}).checkStore(steps); err != nil {
+		t.Errorf("our own store is refused: %v", err)
 	}
 }

@@ -149,12 +149,23 @@ func (p *preflight) rights(ctx context.Context) ([]right, error) {
 		return nil, err
 	}
 	const change = "get,create,patch,delete"
-	seen := map[right]bool{{resource: "namespaces", verbs: "get,create,patch"}: true}
+	seen := map[right]bool{
+		{resource: "namespaces", verbs: "get,create,patch"}:                                                      true,
+		{resource: "nodes", verbs: "list"}:                                                                       true,
+		{group: "apiextensions.k8s.io", resource: "customresourcedefinitions", verbs: "list"}:                    true,
+		{group: "coordination.k8s.io", resource: "leases", namespace: "kube-system", verbs: "get,create,update"}: true, // one run at a time
+	}
 	for _, part := range p.Stack.Parts {
 		for _, r := range []right{
 			{resource: "secrets", verbs: "get,list,create,update,delete"}, // where Helm keeps its releases
 			{resource: "pods", verbs: "get,list,watch"},
 			{resource: "events", verbs: "list,watch"},
+			{resource: "persistentvolumeclaims", verbs: "list,watch"}, // to wait for, as what follows
+			{group: "apps", resource: "deployments", verbs: "list,watch"},
+			{group: "apps", resource: "replicasets", verbs: "list,watch"},
+			{group: "apps", resource: "statefulsets", verbs: "list,watch"},
+			{group: "apps", resource: "daemonsets", verbs: "list,watch"},
+			{group: "batch", resource: "jobs", verbs: "list,watch"},
 		} {
 			r.namespace = part.Namespace
 			seen[r] = true

@@ -65,7 +65,7 @@ func TestTree(t *testing.T) {
 			"args":    []any{"--password=abc", "--verbose"},
 			"argv":    []any{"--db-password", "abc", "--passwordFile", "/x"},
 			"tokens":  []any{"abc", int64(7)}, "smtpPass": "abc",
-			"file":    "[auth]\nadmin_password = abc\n",
+			"file": "[auth]\nadmin_password = abc\n",
 		},
 	}
 	text, err := helm.WriteValues(newRedactor(nil).tree(object).(map[string]any))

@@ -20,6 +20,9 @@ kind: {{ .kind }}
 metadata:
   name: {{ .name }}
   labels: {{ include "labels" . }}
+  {{- if .root.Release.IsInstall }}
+  annotations: {test.kalypso.dev/first: "true"} # as Istio's charts do: an upgrade renders otherwise
+  {{- end }}
 spec:
   {{- if ne .kind "DaemonSet" }}
   replicas: {{ $of.replicas | default $of.replicaCount | default 1 }}
