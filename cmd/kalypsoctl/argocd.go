@@ -2,9 +2,13 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -56,6 +60,9 @@ are printed; the values that they refer to are written only with -d.`,
 			if err := cli.OneOf(cmd, "mode", mode, modeSet, modeApps); err != nil {
 				return err
 			}
+			if o.Repo == "" && dir != "" {
+				o.Repo = origin(cmd.Context(), dir)
+			}
 			if o.Repo == "" {
 				return cli.Usage(cmd.CommandPath()+" --repo https://github.com/OWNER/REPO.git", "argocd needs --repo: where will Argo CD read the files from?")
 			}
@@ -75,7 +82,7 @@ are printed; the values that they refer to are written only with -d.`,
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringVar(&o.Repo, "repo", "", "`URL` of the Git repository that the files are committed to")
+	fl.StringVar(&o.Repo, "repo", "", "`URL` of the Git repository that the files are committed to (default: origin of the one that DIR is in)")
 	fl.StringVar(&o.Revision, "revision", "HEAD", "its branch or tag")
 	fl.StringVar(&o.Path, "path", "", "the folder in it that will have the files")
 	fl.StringVarP(&dir, "dir", "d", "", "write files into `DIR`")
@@ -85,6 +92,24 @@ are printed; the values that they refer to are written only with -d.`,
 	fl.StringVar(&o.Namespace, "namespace", "argocd", "namespace of Argo CD")
 	f.register(fl)
 	return cmd
+}
+
+// origin is where the Git checkout that a folder lies in comes from, "" if it is
+// in none. Credentials in the address are left out: the files are committed.
+func origin(ctx context.Context, dir string) string {
+	for _, err := os.Stat(dir); err != nil && filepath.Dir(dir) != dir; _, err = os.Stat(dir) {
+		dir = filepath.Dir(dir) // it is made later
+	}
+	out, err := exec.CommandContext(ctx, "git", "-C", dir, "remote", "get-url", "origin").Output()
+	if err != nil {
+		return ""
+	}
+	address := strings.TrimSpace(string(out))
+	if u, err := url.Parse(address); err == nil && strings.HasPrefix(u.Scheme, "http") {
+		u.User = nil
+		return u.String()
+	}
+	return address
 }
 
 // argoFiles are the objects, and the values of each component.

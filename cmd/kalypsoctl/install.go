@@ -31,6 +31,7 @@ type targetFlags struct {
 	skip    []string
 	adopt   []string
 	reset   bool
+	lenient bool // without charts, too
 }
 
 func (f *targetFlags) register(flags *pflag.FlagSet) {
@@ -69,7 +70,8 @@ func (f *targetFlags) open(cmd *cobra.Command, names []string, withNeeds bool) (
 	}
 	chosen = slices.DeleteFunc(chosen, func(c component.Component) bool { return slices.Contains(f.skip, c.Name) })
 	archives, err := openArchives(f.charts)
-	if err != nil {
+	var none errNoCharts
+	if err != nil && !(f.lenient && errors.As(err, &none)) {
 		return nil, err
 	}
 	cluster, err := f.cluster.connect(cmd.Context())
@@ -214,7 +216,11 @@ func apply(cmd *cobra.Command, stack *install.Stack, p *install.Plan) error {
 		names = append(names, step.Name)
 	}
 	show := newProgress(cmd.OutOrStdout(), names)
+	forget := context.AfterFunc(cmd.Context(), func() {
+		show.say("Interrupted: what is being sent is finished first; ^C again ends at once.")
+	})
 	err := stack.Apply(cmd.Context(), p, show.event)
+	forget()
 	show.end()
 	if err != nil {
 		goesOn(cmd, err)

@@ -40,7 +40,8 @@ func newPreflightCommand() *cobra.Command {
 		Short: "can this cluster run the stack?",
 		Long: `Can this cluster run the stack? Holds what an installation with the same flags
 would make against what the API server says: rights, nodes, memory, volumes, what is
-there already. Changes nothing, starts no pod, needs no internet.
+there already. Changes nothing, starts no pod, needs no internet. Before charts pull,
+what depends on the charts is not known.
 Exit code 0: it can. 3: it cannot; each failure has a fix to type.`,
 		Example: `  kalypsoctl preflight                                can this cluster run the stack?
   kalypsoctl preflight --profile small                and a small one?
@@ -120,7 +121,8 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 // installed: which rights are missing is one of the findings.
 func (f *preflightFlags) openLeniently(cmd *cobra.Command) (*install.Stack, error) {
 	ask := f.targetFlags
-	ask.reset = true // asks for no earlier profile
+	ask.reset = true   // asks for no earlier profile
+	ask.lenient = true // what needs the charts is not known without them
 	stack, err := ask.open(cmd, f.components, true)
 	if err != nil {
 		return nil, err
@@ -146,7 +148,7 @@ func (f *preflightFlags) smaller(cmd *cobra.Command, stack *install.Stack) []*in
 	profiles := config.Profiles() // smallest first
 	for i := slices.Index(profiles, stack.Profile) - 1; i >= 0; i-- {
 		ask := f.targetFlags
-		ask.stack.profile, ask.reset = profiles[i], true
+		ask.stack.profile, ask.reset, ask.lenient = profiles[i], true, true
 		if s, err := ask.open(cmd, f.components, true); err == nil {
 			out = append(out, s)
 		}

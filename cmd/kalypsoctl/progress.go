@@ -82,6 +82,17 @@ func (p *progress) loop() {
 	}
 }
 
+// say puts a line above those that are written anew.
+func (p *progress) say(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == nil {
+		_, _ = fmt.Fprintf(p.out, "%s  %s\n", time.Now().UTC().Format(time.RFC3339), text)
+		return
+	}
+	p.draw(text + "\n")
+}
+
 // end leaves what is finished on the terminal.
 func (p *progress) end() {
 	close(p.stop)

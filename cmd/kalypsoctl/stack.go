@@ -144,10 +144,16 @@ func openArchives(flag string) (*helm.Archives, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(dir); flag == "" && err != nil && os.Getenv(config.ChartsVariable) == "" {
-		return nil, &profiler.Fault{What: "the upstream charts are not on this machine", Fix: "kalypsoctl charts pull     or, with charts from elsewhere,  --charts DIR"}
+		return nil, errNoCharts{helm.NoArchives()}
 	}
 	return helm.OpenArchives(dir)
 }
+
+// errNoCharts is that nobody has named or filled a folder of charts yet.
+type errNoCharts struct{ fault *profiler.Fault }
+
+func (e errNoCharts) Error() string { return e.fault.Error() }
+func (e errNoCharts) Unwrap() error { return e.fault }
 
 // archivesDir is the folder of packaged charts: what --charts says, else the
 // variable, else a folder for what can be had again.

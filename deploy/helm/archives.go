@@ -59,7 +59,7 @@ func (l *lock) find(d Dependency) string {
 	return ""
 }
 
-// Archives is a folder of packaged charts.
+// Archives is a folder of packaged charts; nil is one that is not there.
 type Archives struct {
 	dir  string
 	lock lock
@@ -89,6 +89,11 @@ func OpenArchives(dir string) (*Archives, error) {
 	return a, nil
 }
 
+// NoArchives says that the folder is not there.
+func NoArchives() *profiler.Fault {
+	return &profiler.Fault{What: "the upstream charts are not on this machine", Fix: "kalypsoctl charts pull     or, with charts from elsewhere,  --charts DIR"}
+}
+
 // Packaged says whether a folder has a file of a chart, whatever is in it.
 func Packaged(dir string, d Dependency) bool {
 	_, err := os.Stat(filepath.Join(dir, d.file()))
@@ -97,6 +102,9 @@ func Packaged(dir string, d Dependency) bool {
 
 // load reads a chart, which must be what the lock says.
 func (a *Archives) load(d Dependency) (*chart.Chart, error) {
+	if a == nil {
+		return nil, NoArchives()
+	}
 	path := filepath.Join(a.dir, d.file())
 	data, err := readLimited(path)
 	if err != nil {

@@ -271,8 +271,16 @@ func (t *Timeout) Error() string { return t.fault.Error() }
 // Unwrap gives the fault.
 func (t *Timeout) Unwrap() error { return t.fault }
 
-// oneLine puts an error on one line.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// oneLine puts an error on one line, and cuts it: API servers put whole objects
+// into theirs.
+func oneLine(err error) string {
+	const limit = 500
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	if runes := []rune(text); len(runes) > limit {
+		text = string(runes[:limit/2]) + " … " + string(runes[len(runes)-limit/2:])
+	}
+	return text
+}
 
 // refs are the objects of a step whose readiness can be waited for.
 func refs(step *Step) []kube.Ref {
