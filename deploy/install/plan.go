@@ -266,7 +266,7 @@ func (s *Stack) fixed(step *Step) error {
 		}
 		f := &profiler.Fault{
 			What: fmt.Sprintf("StatefulSet %s of %s cannot become what these values say", d.Name, step.Name),
-			Why:  fmt.Errorf("Kubernetes lets nobody change its %s", field),
+			Why:  fmt.Errorf("its %s is fixed once it is there; Kubernetes takes no change", field),
 			Fix:  fmt.Sprintf("kubectl -n %s delete statefulset %s --cascade=orphan     leaves pods and volumes; then run this again: what is new holds for new volumes", step.Namespace, d.Name),
 		}
 		if step.Now.Profile != "" && step.Now.Profile != s.Profile {
