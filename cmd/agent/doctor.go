@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -12,9 +10,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/doctor"
+	"github.com/kalypso-dev/kalypso/cmd/internal/checks"
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
-	"github.com/kalypso-dev/kalypso/cmd/internal/near"
-	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 )
 
@@ -43,17 +40,20 @@ Exit code 0: profiling will work. 3: it will not.`,
 			if err := cli.OneOf(cmd, "output", output, "text", "json"); err != nil {
 				return err
 			}
-			checks, err := selectChecks(cmd, only)
+			list, err := checks.Select(cmd, doctor.Checks(recordSpin), only)
 			if err != nil {
 				return err
 			}
 			out := cmd.OutOrStdout()
 			var report *check.Report
 			if output == "json" {
-				report = check.Run(cmd.Context(), checks, checkLimit, nil)
+				report = check.Run(cmd.Context(), list, checkLimit, nil)
 				err = writeDoctorJSON(out, report)
 			} else {
-				report, err = printDoctor(cmd, out, checks, short)
+				report, err = checks.Print(cmd.Context(), out, list, checkLimit, short, nil)
+				if err == nil {
+					_, err = fmt.Fprintln(out, verdict(report))
+				}
 			}
 			switch {
 			case err != nil:
@@ -72,42 +72,6 @@ Exit code 0: profiling will work. 3: it will not.`,
 	f.StringSliceVar(&only, "only", nil, "run only the checks with these `ID`s")
 	f.BoolVar(&short, "short", false, "print only what does not work, and the last line")
 	return cmd
-}
-
-func selectChecks(cmd *cobra.Command, only []string) ([]check.Check, error) {
-	checks := doctor.Checks(recordSpin)
-	if len(only) == 0 {
-		return checks, nil
-	}
-	selected, unknown := check.Select(checks, only)
-	if selected != nil {
-		return selected, nil
-	}
-	ids := make([]string, len(checks))
-	for i := range checks {
-		ids[i] = checks[i].ID
-	}
-	fix := "the checks are " + strings.Join(ids, ", ")
-	if word := near.Word(unknown, ids); word != "" {
-		fix = cmd.CommandPath() + " --only " + word
-	}
-	return nil, cli.Usage(fix, "there is no check %q", unknown)
-}
-
-// printDoctor prints each result as it comes, so that the check that takes
-// half a second is seen to be the one.
-func printDoctor(cmd *cobra.Command, out io.Writer, checks []check.Check, short bool) (*check.Report, error) {
-	style := check.Style{Short: short, ASCII: term.ASCII(os.Getenv)}.Fit(checks)
-	var failed error
-	report := check.Run(cmd.Context(), checks, checkLimit, func(r check.Result) {
-		if err := style.Print(out, r); failed == nil {
-			failed = err
-		}
-	})
-	if failed == nil {
-		_, failed = fmt.Fprintln(out, verdict(report))
-	}
-	return report, failed
 }
 
 // verdict is the last line of doctor.
@@ -131,24 +95,13 @@ func verdict(r *check.Report) string {
 
 // doctorReport is kalypso.doctor/v1. Fields are added, not changed.
 type doctorReport struct {
-	Schema      string        `json:"schema"`
-	Version     string        `json:"version"`
-	Arch        string        `json:"arch"`
-	Healthy     bool          `json:"healthy"`
-	Limitations int           `json:"limitations"`
-	DurationMS  int64         `json:"duration_ms"`
-	Checks      []doctorCheck `json:"checks"`
-}
-
-type doctorCheck struct {
-	ID         string `json:"id"`
-	Title      string `json:"title"`
-	Severity   string `json:"severity"` // required, limit, note
-	State      string `json:"state"`    // passed, failed, skipped
-	Detail     string `json:"detail"`
-	Effect     string `json:"effect,omitempty"`
-	Fix        string `json:"fix,omitempty"`
-	DurationMS int64  `json:"duration_ms"`
+	Schema      string       `json:"schema"`
+	Version     string       `json:"version"`
+	Arch        string       `json:"arch"`
+	Healthy     bool         `json:"healthy"`
+	Limitations int          `json:"limitations"`
+	DurationMS  int64        `json:"duration_ms"`
+	Checks      []checks.Row `json:"checks"`
 }
 
 func writeDoctorJSON(out io.Writer, r *check.Report) error {
@@ -159,16 +112,7 @@ func writeDoctorJSON(out io.Writer, r *check.Report) error {
 		Healthy:     r.Healthy(),
 		Limitations: len(r.Failures(check.Limit)),
 		DurationMS:  r.Took.Milliseconds(),
-		Checks:      make([]doctorCheck, 0, len(r.Results)),
+		Checks:      checks.Rows(r),
 	}
-	for _, res := range r.Results {
-		doc.Checks = append(doc.Checks, doctorCheck{
-			ID: res.ID, Title: res.Title, Severity: res.Severity.String(), State: res.State.String(),
-			Detail: res.Detail, Effect: res.Effect, Fix: res.Fix, DurationMS: res.Took.Milliseconds(),
-		})
-	}
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(doc)
+	return cli.WriteJSON(out, doc)
 }

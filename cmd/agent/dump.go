@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -161,8 +160,5 @@ func (f *dumpFlags) write(w io.Writer, d *api.Dump) error {
 	if f.output == "text" {
 		return api.WriteDump(w, d)
 	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(d)
+	return cli.WriteJSON(w, d)
 }

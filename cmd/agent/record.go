@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -286,9 +285,7 @@ func writeStats(w io.Writer, p *profiler.Profile, c *pipeline.Cost) error {
 			s.StacksByReason[profiler.Stop(i).String()] = n
 		}
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(s)
+	return cli.WriteJSON(w, s)
 }
 
 // progressLine is what is said while recording.

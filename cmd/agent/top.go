@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -80,10 +79,7 @@ func (f *topFlags) run(cmd *cobra.Command) error {
 			return err
 		}
 		if f.output == "json" {
-			enc := json.NewEncoder(out)
-			enc.SetEscapeHTML(false)
-			enc.SetIndent("", "  ")
-			return output.Explain(enc.Encode(t))
+			return output.Explain(cli.WriteJSON(out, t))
 		}
 		_, err = io.WriteString(out, strings.Join(top.Lines(t, term.Width(out)), "\n")+"\n")
 		return output.Explain(err)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 
@@ -53,10 +52,7 @@ func newChartsListCommand() *cobra.Command {
 			}
 			list := listCharts(c, where)
 			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetEscapeHTML(false)
-				enc.SetIndent("", "  ")
-				err = enc.Encode(list)
+				err = cli.WriteJSON(cmd.OutOrStdout(), list)
 			} else {
 				err = list.print(cmd)
 			}

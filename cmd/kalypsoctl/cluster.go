@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -628,7 +627,5 @@ func clustersJSON(out io.Writer, list []cluster.Status) error {
 		}
 		doc.Clusters = append(doc.Clusters, e)
 	}
-	enc := json.NewEncoder(out)
-	enc.SetIndent("", "  ")
-	return enc.Encode(doc)
+	return cli.WriteJSON(out, doc)
 }

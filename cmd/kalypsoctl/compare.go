@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -218,8 +217,5 @@ func (c *comparison) json(w io.Writer) error {
 		x := &c.changes[i]
 		out.Changes = append(out.Changes, changeJSON{x.Function, x.Module, x.Kind.String(), x.OldSelf, x.NewSelf, x.OldTotal, x.NewTotal, x.OldCores, x.NewCores})
 	}
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(out)
+	return cli.WriteJSON(w, out)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -97,10 +96,7 @@ func (f *dumpFlags) write(w io.Writer, list []agents.Stacks) error {
 		for _, s := range list {
 			out.Processes = append(out.Processes, nodeStacks{s.Node, s.Dump})
 		}
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		e.SetIndent("", "  ")
-		return e.Encode(out)
+		return cli.WriteJSON(w, out)
 	}
 	for i, s := range list {
 		between := ""

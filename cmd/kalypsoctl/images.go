@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -51,9 +50,7 @@ of hooks, and those that operators are told to run.`,
 			}
 			out := cmd.OutOrStdout()
 			if output == "json" {
-				enc := json.NewEncoder(out)
-				enc.SetIndent("", "  ")
-				err = enc.Encode(list)
+				err = cli.WriteJSON(out, list)
 			} else {
 				var rows [][]string
 				for _, e := range list.Images {

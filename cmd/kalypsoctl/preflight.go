@@ -1,19 +1,16 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/checks"
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
-	"github.com/kalypso-dev/kalypso/cmd/internal/near"
-	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/cmd/kalypsoctl/internal/config"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 	"github.com/kalypso-dev/kalypso/deploy/install"
@@ -54,7 +51,7 @@ Exit code 0: it can. 3: it cannot; each failure has a fix to type.`,
 				return err
 			}
 			// What is typed wrong is said before a cluster is asked.
-			if _, err := selectPreflight(cmd, preflight.Checks(preflight.Config{}), f.only); err != nil {
+			if _, err := checks.Select(cmd, preflight.Checks(preflight.Config{}), f.only); err != nil {
 				return err
 			}
 			if err := known(cmd, f.components); err != nil {
@@ -80,7 +77,7 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	checks, err := selectPreflight(cmd, preflight.Checks(preflight.Config{
+	list, err := checks.Select(cmd, preflight.Checks(preflight.Config{
 		Cluster: stack.Cluster, Stack: stack,
 		Smaller: func() []*install.Stack { return f.smaller(cmd, stack) },
 		Command: func(words ...string) string { return f.command(cmd, words) },
@@ -91,16 +88,11 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	out, ctx := cmd.OutOrStdout(), quiet(cmd.Context())
 	var report *check.Report
 	if f.output == "json" {
-		report = check.Run(ctx, checks, preflightLimit, nil)
+		report = check.Run(ctx, list, preflightLimit, nil)
 		err = writePreflightJSON(out, stack, report)
 	} else {
-		style := check.Style{Short: f.short, ASCII: term.ASCII(os.Getenv)}.Fit(checks)
 		if _, err = fmt.Fprintf(out, "Context %s (Kubernetes %s, profile %s)\n", stack.Cluster.Context, stack.Cluster.Version, stack.Profile); err == nil {
-			report = check.Run(ctx, checks, preflightLimit, func(r check.Result) {
-				if failed := style.Print(out, r); err == nil {
-					err = failed
-				}
-			})
+			report, err = checks.Print(ctx, out, list, preflightLimit, f.short, nil)
 			if err == nil {
 				_, err = fmt.Fprintln(out, preflightVerdict(report))
 			}
@@ -189,25 +181,6 @@ func shellWord(value string) string {
 	return "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
 }
 
-func selectPreflight(cmd *cobra.Command, checks []check.Check, only []string) ([]check.Check, error) {
-	if len(only) == 0 {
-		return checks, nil
-	}
-	selected, unknown := check.Select(checks, only)
-	if selected != nil {
-		return selected, nil
-	}
-	ids := make([]string, len(checks))
-	for i := range checks {
-		ids[i] = checks[i].ID
-	}
-	fix := "the checks are " + strings.Join(ids, ", ")
-	if word := near.Word(unknown, ids); word != "" {
-		fix = cmd.CommandPath() + " --only " + word
-	}
-	return nil, cli.Usage(fix, "there is no check %q", unknown)
-}
-
 // preflightVerdict is the last line.
 func preflightVerdict(r *check.Report) string {
 	states := map[check.State]int{}
@@ -231,40 +204,20 @@ func preflightVerdict(r *check.Report) string {
 
 // preflightReport is kalypso.preflight/v1. Fields are added, not changed.
 type preflightReport struct {
-	Schema      string           `json:"schema"`
-	Context     string           `json:"context"`
-	Kubernetes  string           `json:"kubernetes"`
-	Profile     string           `json:"profile"`
-	Healthy     bool             `json:"healthy"`
-	Limitations int              `json:"limitations"`
-	DurationMS  int64            `json:"duration_ms"`
-	Checks      []preflightCheck `json:"checks"`
-}
-
-type preflightCheck struct {
-	ID         string `json:"id"`
-	Title      string `json:"title"`
-	Severity   string `json:"severity"` // required, limit, note
-	State      string `json:"state"`    // passed, failed, skipped
-	Detail     string `json:"detail"`
-	Effect     string `json:"effect,omitempty"`
-	Fix        string `json:"fix,omitempty"`
-	DurationMS int64  `json:"duration_ms"`
+	Schema      string       `json:"schema"`
+	Context     string       `json:"context"`
+	Kubernetes  string       `json:"kubernetes"`
+	Profile     string       `json:"profile"`
+	Healthy     bool         `json:"healthy"`
+	Limitations int          `json:"limitations"`
+	DurationMS  int64        `json:"duration_ms"`
+	Checks      []checks.Row `json:"checks"`
 }
 
 func writePreflightJSON(out io.Writer, stack *install.Stack, r *check.Report) error {
 	doc := preflightReport{
 		Schema: "kalypso.preflight/v1", Context: stack.Cluster.Context, Kubernetes: stack.Cluster.Version, Profile: stack.Profile,
-		Healthy: r.Healthy(), Limitations: len(r.Failures(check.Limit)), DurationMS: r.Took.Milliseconds(), Checks: []preflightCheck{},
+		Healthy: r.Healthy(), Limitations: len(r.Failures(check.Limit)), DurationMS: r.Took.Milliseconds(), Checks: checks.Rows(r),
 	}
-	for _, res := range r.Results {
-		doc.Checks = append(doc.Checks, preflightCheck{
-			ID: res.ID, Title: res.Title, Severity: res.Severity.String(), State: res.State.String(),
-			Detail: res.Detail, Effect: res.Effect, Fix: res.Fix, DurationMS: res.Took.Milliseconds(),
-		})
-	}
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(doc)
+	return cli.WriteJSON(out, doc)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"strings"
@@ -75,11 +74,8 @@ func (f *topFlags) run(cmd *cobra.Command, target string) error {
 	switch {
 	case f.output == "json":
 		warn(cmd.ErrOrStderr(), fleet.Missing)
-		enc := json.NewEncoder(out)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
 		t.Schema = "kalypso.top/v1"
-		return output.Explain(enc.Encode(t))
+		return output.Explain(cli.WriteJSON(out, t))
 	case f.once || screen == nil:
 		warn(cmd.ErrOrStderr(), fleet.Missing)
 		_, err = io.WriteString(out, fleet.Scope.Title()+"\n"+strings.Join(top.Lines(t, term.Width(out)), "\n")+"\n")

@@ -2,18 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/checks"
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/cmd/internal/near"
-	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
@@ -92,7 +90,7 @@ func (f *verifyFlags) run(cmd *cobra.Command, ids []string) error {
 	}
 	out := cmd.OutOrStdout()
 	if f.output == "json" {
-		p.run(ctx, nil)
+		p.report = check.Run(ctx, p.checks, p.config.Limit(), nil)
 		err = p.writeJSON(out, cluster.Context)
 	} else {
 		err = p.print(ctx, out)
@@ -161,10 +159,6 @@ func (p *proof) only(ids []string) error {
 	return nil
 }
 
-func (p *proof) run(ctx context.Context, each func(check.Result)) {
-	p.report = check.Run(ctx, p.checks, p.config.Limit(), each)
-}
-
 // proveInstalled runs the proofs of what is installed, at the end of install.
 func proveInstalled(cmd *cobra.Command, cluster *kube.Cluster) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
@@ -201,20 +195,16 @@ const detailWidth = 50
 
 // print prints each result as it comes.
 func (p *proof) print(ctx context.Context, out io.Writer) error {
-	style := check.Style{ASCII: term.ASCII(os.Getenv)}.Fit(p.checks)
-	var failed error
-	p.run(ctx, func(r check.Result) {
+	var err error
+	p.report, err = checks.Print(ctx, out, p.checks, p.config.Limit(), false, func(r *check.Result) {
 		if r.State == check.Passed {
 			r.Detail = fmt.Sprintf("%-*s %5.1f s", detailWidth, r.Detail, r.Took.Seconds())
 			if id := p.kept[r.ID]; id != "" {
 				r.Detail += "\n" + id
 			}
 		}
-		if err := style.Print(out, r); failed == nil {
-			failed = err
-		}
 	})
-	return failed
+	return err
 }
 
 // verdict is the last line.
@@ -249,14 +239,8 @@ type verifyReport struct {
 }
 
 type verifyProof struct {
-	ID         string `json:"id"`
-	Title      string `json:"title"`
-	State      string `json:"state"` // passed, failed, skipped
-	Detail     string `json:"detail"`
-	Effect     string `json:"effect,omitempty"`
-	Fix        string `json:"fix,omitempty"`
-	Kept       string `json:"kept,omitempty"` // the datum's id, with --keep
-	DurationMS int64  `json:"duration_ms"`
+	checks.Row
+	Kept string `json:"kept,omitempty"` // the datum's id, with --keep
 }
 
 func (p *proof) writeJSON(out io.Writer, context string) error {
@@ -264,14 +248,8 @@ func (p *proof) writeJSON(out io.Writer, context string) error {
 		Schema: "kalypso.verify/v1", Context: context, Healthy: p.report.Healthy(),
 		DurationMS: p.report.Took.Milliseconds(), Proofs: []verifyProof{},
 	}
-	for _, r := range p.report.Results {
-		doc.Proofs = append(doc.Proofs, verifyProof{
-			ID: r.ID, Title: r.Title, State: r.State.String(), Detail: r.Detail, Effect: r.Effect, Fix: r.Fix,
-			Kept: p.kept[r.ID], DurationMS: r.Took.Milliseconds(),
-		})
+	for _, row := range checks.Rows(p.report) {
+		doc.Proofs = append(doc.Proofs, verifyProof{row, p.kept[row.ID]})
 	}
-	enc := json.NewEncoder(out)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(doc)
+	return cli.WriteJSON(out, doc)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/checks"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 )
 
@@ -93,7 +94,10 @@ func TestKeptIDsArePrinted(t *testing.T) {
 	}
 	want := verifyReport{
 		Schema: "kalypso.verify/v1", Context: "here", Healthy: true,
-		Proofs: []verifyProof{{ID: "metrics", Title: "title of metrics", State: "passed", Detail: "series written and read back from Mimir", Kept: p.kept["metrics"]}},
+		Proofs: []verifyProof{{
+			Row:  checks.Row{ID: "metrics", Title: "title of metrics", Severity: "required", State: "passed", Detail: "series written and read back from Mimir"},
+			Kept: p.kept["metrics"],
+		}},
 	}
 	if diff := cmp.Diff(doc, want); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)

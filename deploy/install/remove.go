@@ -246,9 +246,10 @@ func (s *Stack) clear(ctx context.Context, r *Removal) ([]Left, error) {
 			space = append(space, c.Namespace)
 		}
 	}
-	kinds, err := s.kinds()
-	if err != nil {
-		return nil, err
+	// What is of a kind that nobody here has heard of is somebody's all the same.
+	kinds, err := s.Cluster.Kinds()
+	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
+		return nil, fmt.Errorf("ask for the kinds of objects: %w", err)
 	}
 	volumes, secrets, spaces, others := Left{What: "volumes"}, Left{What: "Secrets"}, Left{What: "namespaces"}, []Left{}
 	group, limited := errgroup.WithContext(ctx)
@@ -404,38 +405,6 @@ func (s *Stack) clearSecrets(ctx context.Context, namespace string, keep bool) (
 	return kept, nil
 }
 
-// kinds are all that a namespace can hold and that is worth a look: that of
-// others may be of a kind that nobody here has heard of.
-func (s *Stack) kinds() ([]schema.GroupVersionResource, error) {
-	lists, err := s.Cluster.Client.Discovery().ServerPreferredNamespacedResources()
-	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
-		return nil, fmt.Errorf("ask for the kinds of objects: %w", err)
-	}
-	var out []schema.GroupVersionResource
-	for _, list := range lists {
-		version, err := schema.ParseGroupVersion(list.GroupVersion)
-		if err != nil {
-			continue
-		}
-		for _, r := range list.APIResources {
-			if slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "delete") && !transient(version.Group, r.Name) {
-				out = append(out, version.WithResource(r.Name))
-			}
-		}
-	}
-	return out, nil
-}
-
-// transient says whether Kubernetes makes objects of a kind by itself, and anew
-// whenever they are needed.
-func transient(group, resource string) bool {
-	switch resource {
-	case "events", "endpoints", "endpointslices", "leases", "controllerrevisions":
-		return true
-	}
-	return group == "metrics.k8s.io"
-}
-
 // foreignIn names something in a namespace that is not of the stack, "" if there
 // is nothing.
 func (s *Stack) foreignIn(ctx context.Context, r *Removal, namespace string, kinds []schema.GroupVersionResource) (string, error) {
@@ -480,6 +449,8 @@ func byproduct(resource string, o *metav1.PartialObjectMetadata) bool {
 		return true
 	}
 	switch resource {
+	case "endpoints", "endpointslices":
+		return true // Kubernetes makes them of Services, and forgets them late
 	case "serviceaccounts":
 		return o.Name == "default"
 	case "configmaps":

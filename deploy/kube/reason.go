@@ -174,7 +174,7 @@ func (v *view) unready(p *corev1.Pod, s *corev1.ContainerStatus) why {
 	w := why{text: "started, not ready yet", since: s.State.Running.StartedAt.Time}
 	// The probe's own words are worth more; a probe that failed before the
 	// container was there says nothing.
-	if e := v.event(pod, p.Name, "Unhealthy"); e != nil && eventTime(e).After(w.since) {
+	if e := v.event(pod, p.Name, "Unhealthy"); e != nil && EventTime(e).After(w.since) {
 		w.text = "not ready: " + short(probeWords(e.Message))
 	}
 	return w
@@ -312,7 +312,7 @@ func (v *view) creating(p *corev1.Pod, since time.Time) why {
 		}
 		switch e.Reason {
 		case "Pulling":
-			return why{text: "pulling image " + quoted(e.Message), since: eventTime(e)}
+			return why{text: "pulling image " + quoted(e.Message), since: EventTime(e)}
 		case "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedMapVolume":
 			return why{text: short(e.Message), since: since}
 		case "Pulled", "Created", "Started":
@@ -342,7 +342,7 @@ func (v *view) unscheduled(p *corev1.Pod, c *corev1.PodCondition) why {
 		w.text = "somebody holds it back (scheduling gate)"
 		return w
 	}
-	if e := v.event(pod, p.Name, scaledUp...); e != nil && eventTime(e).After(w.since) {
+	if e := v.event(pod, p.Name, scaledUp...); e != nil && EventTime(e).After(w.since) {
 		w.text = "a node is being made for it"
 		return w
 	}

@@ -269,12 +269,12 @@ func (n *namespace) view(now time.Time) *view {
 	v.daemonSets, _ = apps.DaemonSets().Lister().List(all)
 	v.jobs, _ = n.factory.Batch().V1().Jobs().Lister().List(all)
 	slices.SortFunc(v.pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(v.events, func(a, b *corev1.Event) int { return eventTime(b).Compare(eventTime(a)) }) // newest first
+	slices.SortFunc(v.events, func(a, b *corev1.Event) int { return EventTime(b).Compare(EventTime(a)) }) // newest first
 	return v
 }
 
-// eventTime is when an event last happened.
-func eventTime(e *corev1.Event) time.Time {
+// EventTime is when an event last happened.
+func EventTime(e *corev1.Event) time.Time {
 	switch {
 	case e.Series != nil && !e.Series.LastObservedTime.IsZero():
 		return e.Series.LastObservedTime.Time

@@ -110,7 +110,7 @@ func (v *view) statefulSet(o Ref, d *appsv1.StatefulSet) State {
 	}
 	if int(d.Status.Replicas) < s.Want {
 		if e := v.refusal(statefulSet, d.Name); e != nil {
-			return s.because(refused(o, e.Message, eventTime(e)))
+			return s.because(refused(o, e.Message, EventTime(e)))
 		}
 	}
 	return v.explain(s, pods)
@@ -139,7 +139,7 @@ func (v *view) daemonSet(o Ref, d *appsv1.DaemonSet) State {
 	}
 	if d.Status.CurrentNumberScheduled < d.Status.DesiredNumberScheduled || len(pods) == 0 {
 		if e := v.refusal(daemonSet, d.Name); e != nil {
-			return s.because(refused(o, e.Message, eventTime(e)))
+			return s.because(refused(o, e.Message, EventTime(e)))
 		}
 	}
 	return v.explain(s, pods)
@@ -171,7 +171,7 @@ func (v *view) job(o Ref, j *batchv1.Job) State {
 	}
 	if len(pods) == 0 {
 		if e := v.refusal(job, j.Name); e != nil {
-			return s.because(refused(o, e.Message, eventTime(e)))
+			return s.because(refused(o, e.Message, EventTime(e)))
 		}
 	}
 	s.count(v, pods)

@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 
 	"github.com/kalypso-dev/kalypso/deploy/component"
@@ -115,17 +114,17 @@ func (d *dump) events(ctx context.Context) error {
 }
 
 func (d *dump) eventsText(events []corev1.Event) []byte {
-	slices.SortStableFunc(events, func(a, b corev1.Event) int { return lastSeen(&a).Compare(lastSeen(&b)) })
+	slices.SortStableFunc(events, func(a, b corev1.Event) int { return kube.EventTime(&a).Compare(kube.EventTime(&b)) })
 	var b bytes.Buffer
 	old := 0
 	for i := range events {
 		e := &events[i]
-		if time.Since(lastSeen(e)) > d.opts.Since {
+		if time.Since(kube.EventTime(e)) > d.opts.Since {
 			old++
 			continue
 		}
 		message := strings.Join(strings.Fields(e.Message), " ")
-		fmt.Fprintf(&b, "%s  %-7s  %-4s  %-22s  %s %s  %s\n", lastSeen(e).UTC().Format(time.RFC3339), e.Type, fmt.Sprintf("x%d", max(e.Count, 1)), e.Reason, e.InvolvedObject.Kind, e.InvolvedObject.Name, message)
+		fmt.Fprintf(&b, "%s  %-7s  %-4s  %-22s  %s %s  %s\n", kube.EventTime(e).UTC().Format(time.RFC3339), e.Type, fmt.Sprintf("x%d", max(e.Count, 1)), e.Reason, e.InvolvedObject.Kind, e.InvolvedObject.Name, message)
 		if e.Type == corev1.EventTypeWarning {
 			d.tallies[fmt.Sprintf("%s %s/%s: %s: %s", e.InvolvedObject.Kind, e.Namespace, e.InvolvedObject.Name, e.Reason, message)] += int(max(e.Count, 1))
 		}
@@ -136,34 +135,11 @@ func (d *dump) eventsText(events []corev1.Event) []byte {
 	return b.Bytes()
 }
 
-func lastSeen(e *corev1.Event) time.Time {
-	switch {
-	case e.Series != nil && !e.Series.LastObservedTime.IsZero():
-		return e.Series.LastObservedTime.Time
-	case !e.LastTimestamp.IsZero():
-		return e.LastTimestamp.Time
-	case !e.EventTime.IsZero():
-		return e.EventTime.Time
-	}
-	return e.CreationTimestamp.Time
-}
-
 // objects writes objects/NAMESPACE/RESOURCE.yaml, of whatever kinds there are.
 func (d *dump) objects(ctx context.Context) error {
-	// Where the server of one group does not answer, the others are listed.
-	lists, err := discovery.ServerPreferredNamespacedResources(d.cluster.Client.Discovery())
-	var resources []schema.GroupVersionResource
-	for _, l := range lists {
-		gv, parseErr := schema.ParseGroupVersion(l.GroupVersion)
-		if parseErr != nil {
-			continue
-		}
-		for _, r := range l.APIResources {
-			if slices.Contains(r.Verbs, "list") && wantedKind(gv.Group, r.Name) {
-				resources = append(resources, gv.WithResource(r.Name))
-			}
-		}
-	}
+	resources, err := d.cluster.Kinds()
+	// Names of Secrets are listed below, without what is in them.
+	resources = slices.DeleteFunc(resources, func(r schema.GroupVersionResource) bool { return r.Group == "" && r.Resource == "secrets" })
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for _, ns := range d.namespaces() {
@@ -187,16 +163,6 @@ func (d *dump) objects(ctx context.Context) error {
 		return fmt.Errorf("some of the API did not answer: %w", err)
 	}
 	return nil
-}
-
-// wantedKind leaves out Secrets, what has a file of its own, and what says
-// nothing of a fault.
-func wantedKind(group, resource string) bool {
-	switch resource {
-	case "secrets", "events", "controllerrevisions", "leases":
-		return false
-	}
-	return group != "metrics.k8s.io" && group != "events.k8s.io"
 }
 
 func (d *dump) list(ctx context.Context, ns string, r schema.GroupVersionResource) error {

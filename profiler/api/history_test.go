@@ -104,7 +104,7 @@ func TestHistoryAddsUpWhatIsInARange(t *testing.T) {
 				}
 			}
 			whole := r.Whole()
-			if want := samplesOf(whole); whole.Quality.Samples != want || whole.Quality.Stops[profiler.StopRoot] != want {
+			if want := format.Samples(whole); whole.Quality.Samples != want || whole.Quality.Stops[profiler.StopRoot] != want {
 				t.Errorf("quality %+v of %d samples", whole.Quality, want)
 			}
 		})
@@ -138,7 +138,7 @@ func TestHistoryRates(t *testing.T) {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 	// 20 samples at 97 Hz, and 20 at 49 Hz that stand for twice the time.
-	if got := samplesOf(between(t, h, 0, time.Hour, Filter{}).Whole()); got != 60 {
+	if got := format.Samples(between(t, h, 0, time.Hour, Filter{}).Whole()); got != 60 {
 		t.Errorf("%d samples at 97 Hz, want 60", got)
 	}
 }

@@ -378,8 +378,8 @@ func TestProfileOfTheHistory(t *testing.T) {
 	if err != nil || len(profiles) != 2 {
 		t.Fatalf("%d profiles, %v", len(profiles), err)
 	}
-	if p := profiles[0]; service(p) != "cart" || samplesOf(p) != 2000 || p.Duration != 20*time.Second || p.Quality.Stops[profiler.StopRoot] != 2000 {
-		t.Errorf("%s with %d samples in %v", service(p), samplesOf(p), p.Duration)
+	if p := profiles[0]; service(p) != "cart" || format.Samples(p) != 2000 || p.Duration != 20*time.Second || p.Quality.Stops[profiler.StopRoot] != 2000 {
+		t.Errorf("%s with %d samples in %v", service(p), format.Samples(p), p.Duration)
 	}
 	if got := w.Header().Get("Content-Disposition"); got != "attachment; filename=profile.pb.gz" {
 		t.Errorf("a browser gets %q", got)
@@ -393,7 +393,7 @@ func TestProfileFromNowOn(t *testing.T) {
 	a.segments = []Segment{one, two}
 	w := get(s, "/v1/profile?seconds=2.5&hz=199&comm=cart")
 	profiles, err := format.ReadProfiles(w.Body)
-	if err != nil || len(profiles) != 1 || samplesOf(profiles[0]) != 9 || profiles[0].Quality.Lost != 1 || profiles[0].Duration != 20*time.Second {
+	if err != nil || len(profiles) != 1 || format.Samples(profiles[0]) != 9 || profiles[0].Quality.Lost != 1 || profiles[0].Duration != 20*time.Second {
 		t.Errorf("%+v, %v", profiles, err)
 	}
 	w = get(s, "/v1/profile?seconds=1&comm=shop&format=folded")
@@ -548,7 +548,7 @@ func TestClient(t *testing.T) {
 			if q, err := c.Quality(ctx); err != nil || q.Samples != 100 {
 				t.Errorf("quality %+v, %v", q, err)
 			}
-			if p, err := c.Record(ctx, time.Second, 97, Filter{PID: 1}); err != nil || len(p) != 1 || samplesOf(p[0]) != 7 {
+			if p, err := c.Record(ctx, time.Second, 97, Filter{PID: 1}); err != nil || len(p) != 1 || format.Samples(p[0]) != 7 {
 				t.Errorf("record %+v, %v", p, err)
 			}
 			if p, err := c.History(ctx, begin().Add(10*time.Second), begin().Add(time.Hour), Filter{}); err != nil || len(p) != 2 || p[0].Duration != 20*time.Second {

@@ -12,7 +12,7 @@ import (
 func spanOf(r *Range, whole *profiler.Profile) Span {
 	s := Span{
 		From: r.From, To: r.To, Cut: r.Cut, Seconds: whole.Duration.Seconds(), Host: whole.Host, Event: whole.Event,
-		Frequency: whole.Frequency, Lowest: r.Lowest, Samples: samplesOf(whole), Lost: whole.Quality.Lost,
+		Frequency: whole.Frequency, Lowest: r.Lowest, Samples: format.Samples(whole), Lost: whole.Quality.Lost,
 	}
 	seen := make(map[*profiler.Process]bool)
 	for i := range whole.Samples {
@@ -21,14 +21,6 @@ func spanOf(r *Range, whole *profiler.Profile) Span {
 	s.Processes = len(seen)
 	s.Cores = s.cores(s.Samples)
 	return s
-}
-
-func samplesOf(p *profiler.Profile) uint64 {
-	var n uint64
-	for i := range p.Samples {
-		n += p.Samples[i].Count
-	}
-	return n
 }
 
 // cores is how many CPUs so many samples kept busy.
@@ -134,7 +126,7 @@ func moduleName(l *profiler.Location) string {
 func workloadRows(r *Range, nameOf func(*profiler.Profile) string) []TopRow {
 	rows := make(map[string]*TopRow)
 	for _, p := range scaled(r) {
-		n := samplesOf(p)
+		n := format.Samples(p)
 		if n == 0 {
 			continue
 		}

@@ -3,7 +3,6 @@
 package identity
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,12 +18,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kalypso-dev/kalypso/charts"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/api"
 	"github.com/kalypso-dev/kalypso/test/cluster"
+	"github.com/kalypso-dev/kalypso/test/internal/ours"
 )
 
 const (
@@ -165,28 +164,8 @@ func TestIdentity(t *testing.T) {
 // install installs the agents by the chart, and waits until they sample.
 func install(t *testing.T, c *cluster.Cluster, values helm.Values) {
 	t.Helper()
-	fsys, err := charts.Open(agentChart)
-	if err != nil {
-		t.Fatal(err)
-	}
-	chart, err := helm.Open(fsys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	none, err := helm.OpenArchives(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := helm.Render(chart, none, helm.Release{Name: agentChart, Namespace: agents}, values)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {pod-security.kubernetes.io/enforce: privileged}}\n", agents)
-	for _, o := range m.Objects {
-		fmt.Fprintf(&b, "---\n%s", o.YAML)
-	}
-	apply(t, c, b.String())
+	m := ours.Render(t, agentChart, agents, values)
+	apply(t, c, ours.YAML(agents, "{pod-security.kubernetes.io/enforce: privileged}", m))
 	if _, err := c.Kubectl(t.Context(), "", "-n", agents, "rollout", "status", "ds/"+agentChart, "--timeout", limit.String()); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@
 package pods
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -21,11 +20,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kalypso-dev/kalypso/charts"
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/test/cluster"
 	"github.com/kalypso-dev/kalypso/test/cluster/upstream"
+	"github.com/kalypso-dev/kalypso/test/internal/ours"
 )
 
 const (
@@ -202,31 +201,13 @@ func makesBuckets(t *testing.T, c *cluster.Cluster) {
 // the Job among them.
 func render(t *testing.T, chartName, namespace string, values helm.Values) (objects, job string) {
 	t.Helper()
-	fsys, err := charts.Open(chartName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	chart, err := helm.Open(fsys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	none, err := helm.OpenArchives(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := helm.Render(chart, none, helm.Release{Name: chartName, Namespace: namespace}, values)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", namespace)
+	m := ours.Render(t, chartName, namespace, values)
 	for _, o := range m.Objects {
-		fmt.Fprintf(&b, "---\n%s", o.YAML)
 		if o.Kind == "Job" {
 			job = o.Name
 		}
 	}
-	return b.String(), job
+	return ours.YAML(namespace, "{}", m), job
 }
 
 // finished applies objects, waits until a Job among them has done its work, and

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -61,9 +60,7 @@ func NewVersionCommand(program string, b BuildInfo) *cobra.Command {
 			}
 			var err error
 			if output == "json" {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				err = enc.Encode(b)
+				err = WriteJSON(cmd.OutOrStdout(), b)
 			} else {
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\ncommit  %s\ngo      %s\narch    %s\n",
 					program, b.Version, b.Commit, b.Go, b.Arch)

@@ -1,12 +1,13 @@
 package config
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 )
 
 // WriteYAML writes every setting as a file that --config would read the same
@@ -111,8 +112,5 @@ func (c *Config) WriteJSON(w io.Writer) error {
 		from := c.Origin(s.name)
 		doc.Settings = append(doc.Settings, shownSetting{s.name, value, from.Source, from.Place})
 	}
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(doc)
+	return cli.WriteJSON(w, doc)
 }

@@ -8,6 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 )
 
@@ -49,10 +50,7 @@ func (c *Config) WriteJSON(w io.Writer, names []string) error {
 	for _, name := range names {
 		doc.Components[name] = c.find(name).shown()
 	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(doc)
+	return cli.WriteJSON(w, doc)
 }
 
 // shown is all values of a component.
