@@ -122,7 +122,9 @@ func (r *Receiver) Fail(m Mode) {
 	r.mode = m
 }
 
-// Leave closes the port and every connection.
+// Leave closes the port and every connection. Requests that were taken are
+// answered first: where the answer is lost, it is sent again and comes twice, which
+// is for LoseAnswer to bring about and not for chance.
 func (r *Receiver) Leave() {
 	r.mu.Lock()
 	server, grpcServer, done := r.server, r.grpc, r.done
@@ -131,10 +133,17 @@ func (r *Receiver) Leave() {
 	if server == nil {
 		return
 	}
-	server.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveLimit)
+	defer cancel()
+	if server.Shutdown(ctx) != nil { // one that is stalled
+		server.Close()
+	}
 	<-done
 	grpcServer.Stop()
 }
+
+// leaveLimit is far more than an answer takes, and less than any outage in a test.
+const leaveLimit = 500 * time.Millisecond
 
 // Listen opens the port again.
 func (r *Receiver) Listen() {
