@@ -1,9 +1,12 @@
 package pipeline
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // TestCPUBudget plays an agent whose cost has a fixed part and one that grows
-// with the rate, and looks at what it spends over a minute.
+// with the rate, and looks at what it spends in the minute after the start.
 func TestCPUBudget(t *testing.T) {
 	const limit = 0.005
 	for _, tt := range []struct {
@@ -12,26 +15,29 @@ func TestCPUBudget(t *testing.T) {
 		fixed     float64 // share of the node
 		perHertz  float64 // share of the node for each sample a second
 		startCost float64 // in the first second
-		wantLow   int     // the rate after a minute
+		wantLow   int     // the rate after that minute
 		wantHigh  int
 	}{
 		{"cheap: the rate that was asked for", 97, 0.0005, 0.00001, 0.01, 97, 97},
 		{"an odd rate is reached again", 1000, 0.0005, 0.000003, 0.05, 1000, 1000},
 		{"too dear at 999 Hz", 999, 0.001, 0.00002, 0.05, 100, 200},
 		{"far too dear: one step after the other", 999, 0.001, 0.0001, 0.05, 17, 40},
-		{"the fixed part alone is over the limit", 97, 0.007, 0.0001, 0.05, 1, 1},
+		{"the fixed part alone is over the limit: samples have their part", 97, 0.007, 0.00002, 0.05, 31, 31},
+		{"and a tenth of a sample's cost", 97, 0.02, 0.000002, 0.05, 97, 97},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newCPUBudget(limit, tt.base)
+			b := newCPUBudget(limit, tt.base, 15*time.Second)
 			rate, sum := b.rate, 0.0
 			changes := 0
-			for second := range 60 {
-				share := tt.fixed + tt.perHertz*float64(rate)
+			for second := range startSeconds + 60 {
+				s := costs(tt.fixed, tt.perHertz*float64(rate))
 				if second == 0 {
-					share += tt.startCost
+					s.all += tt.startCost
 				}
-				sum += share
-				next := b.observe(share)
+				if second >= startSeconds {
+					sum += s.all
+				}
+				next := b.observe(s)
 				if next != rate {
 					changes++
 				}
@@ -53,27 +59,30 @@ func TestCPUBudget(t *testing.T) {
 	}
 }
 
+// costs is a second with a fixed part and one that goes with the rate.
+func costs(fixed, samples float64) spent { return spent{all: fixed + samples, samples: samples} }
+
 func TestCPUBudgetRisesAgain(t *testing.T) {
-	b := newCPUBudget(0.01, 97)
+	b := newCPUBudget(0.01, 97, 15*time.Second)
 	rate := 97
-	for range 30 { // a storm of short processes: nothing that the rate helps against
-		rate = b.observe(0.03)
+	for range 60 { // a storm: each sample is one of a new process
+		rate = b.observe(costs(0.001, 0.002*float64(rate)))
 	}
-	if rate != 1 {
-		t.Fatalf("%d Hz at three times the limit, want 1", rate)
+	if rate > 5 {
+		t.Fatalf("%d Hz where a sample costs a tenth of the limit, want 5 at most", rate)
 	}
 	seconds := 0
 	for ; rate != 97 && seconds < 300; seconds++ {
-		rate = b.observe(0.0005 + 0.00002*float64(rate))
+		rate = b.observe(costs(0.0005, 0.00002*float64(rate)))
 	}
 	if rate != 97 {
 		t.Errorf("%d Hz five minutes later, want 97", rate)
 	}
-	if seconds > 150 {
+	if seconds > 120 {
 		t.Errorf("it took %d s until the rate was back", seconds)
 	}
 	b.reset(0, 499)
-	if got := b.observe(0.9); got != 499 {
+	if got := b.observe(costs(0.9, 0)); got != 499 {
 		t.Errorf("without a limit the rate is %d, want 499", got)
 	}
 }
@@ -93,24 +102,25 @@ func TestCPUBudgetOfABurst(t *testing.T) {
 		{"one huge executable", 0.004, 0, 1, 97, 97},
 		{"one that takes three seconds", 0.004, 0, 3, 97, 97},
 		{"five seconds are no burst", 0.004, 0, 5, 1, 67},
-		{"where little is left the rate pays", 0.0085, 0, 1, 31, 67},
+		{"paid out of the little that is left", 0.0085, 0, 1, 97, 97},
+		{"where nothing is left the rate pays", 0.0105, 0, 1, 31, 67},
 		{"again and again", 0.004, 5, 1, 1, 47},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newCPUBudget(limit, 97)
+			b := newCPUBudget(limit, 97, 15*time.Second)
 			rate, low, sum := 97, 97, 0.0
 			const seconds, at = 300, 20
 			for second := range seconds {
-				share := tt.usual * float64(rate) / 97
+				s := costs(0, tt.usual*float64(rate)/97)
 				since := second - at
 				if tt.every > 0 && since > 0 {
 					since %= tt.every
 				}
 				if since >= 0 && since < tt.seconds {
-					share += 0.25
+					s.all += 0.25
 				}
-				sum += share
-				rate = b.observe(share)
+				sum += s.all
+				rate = b.observe(s)
 				low = min(low, rate)
 			}
 			if low < tt.wantLow || low > tt.wantMax {
@@ -119,8 +129,59 @@ func TestCPUBudgetOfABurst(t *testing.T) {
 			if spent := sum / seconds; tt.every == 0 && spent > limit {
 				t.Errorf("%.4f of the node was spent, the limit is %.4f", spent, limit)
 			}
-			if tt.every == 0 && rate != 97 {
+			if tt.every == 0 && tt.usual < limit && rate != 97 {
 				t.Errorf("%d Hz at the end, want 97", rate)
+			}
+		})
+	}
+}
+
+// TestCPUBudgetOfNames: names are looked up at the ends of windows, dear ones at
+// first. As long as the mean over a window is within the limit, or would be
+// without samples, that is not the rate's doing.
+func TestCPUBudgetOfNames(t *testing.T) {
+	const limit = 0.01
+	for _, tt := range []struct {
+		name    string
+		usual   float64
+		ends    []float64 // what the seconds at the ends of windows cost; the last holds
+		samples float64   // of usual, at 97 Hz
+		wantLow int
+		wantOne bool // a lower rate does not help, and that is said
+	}{
+		{"a server of 140 MB", 0.003, []float64{0.09, 0.08, 0.053, 0.038, 0.026, 0.033}, 0.002, 97, false},
+		{"on a host half as fast", 0.006, []float64{0.2, 0.105, 0.076, 0.06, 0.04}, 0.0035, 31, false},
+		{"more than the limit, whatever the rate", 0.01, []float64{0.2, 0.1}, 0.001, 97, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newCPUBudget(limit, 97, 15*time.Second)
+			b.observe(costs(0.17, 0))
+			rate, low, full := 97, 97, 0
+			const seconds = 600
+			helpless := 0
+			for second := range seconds {
+				samples := tt.samples * float64(rate) / 97
+				s := costs(tt.usual-tt.samples, samples)
+				if second%15 == 4 {
+					s.all += tt.ends[min(second/15, len(tt.ends)-1)]
+				}
+				rate = b.observe(s)
+				low = min(low, rate)
+				if rate == 97 {
+					full++
+				}
+				if b.helpless() {
+					helpless++
+				}
+			}
+			if low < tt.wantLow {
+				t.Errorf("the lowest rate was %d Hz, want %d", low, tt.wantLow)
+			}
+			if full < seconds*3/4 {
+				t.Errorf("the full rate for %d of %d seconds", full, seconds)
+			}
+			if tt.wantOne != (helpless > seconds*3/4) || !tt.wantOne && helpless > 0 {
+				t.Errorf("for %d of %d seconds fewer samples would not have helped, want %t", helpless, seconds, tt.wantOne)
 			}
 		})
 	}

@@ -60,6 +60,7 @@ func (m *Metrics) List() []telemetry.Metric {
 		m.counter("kalypso_agent_samples_uncounted_total", "{sample}", "Samples that travelled with their whole stack because the kernel's table of counters was full.", func() float64 { return float64(m.kernel.Uncounted) }),
 		m.counter("kalypso_agent_ring_buffer_lost_total", "{sample}", "Samples that were lost because the ring buffer was full.", func() float64 { return float64(m.kernel.LostRing) }),
 		m.counter("kalypso_agent_records_bad_total", "{record}", "Records of the ring buffer that could not be read.", func() float64 { return float64(m.sampler.BadRecords) }),
+		m.counter("kalypso_agent_sampling_seconds_total", "s", "Time spent on reading and unwinding samples, by the clock.", func() float64 { return m.sampler.Busy.Seconds() }),
 		m.counter("kalypso_agent_stacks_copied_total", "{stack}", "Stacks that were unwound in user space, because the kernel side had no table for them yet.", func() float64 { return float64(m.sampler.Copies) }),
 		m.counter("kalypso_agent_stack_copies_dropped_total", "{stack}", "Copies of stacks that there was no room for: their samples have no user frames.", func() float64 { return float64(m.sampler.Overflowed + m.kernel.DeferSkipped) }),
 		{
@@ -92,6 +93,12 @@ func (m *Metrics) List() []telemetry.Metric {
 
 		m.gauge("kalypso_agent_frequency_hertz", "Hz", "Samples a second and CPU that are taken now.", func() float64 { return float64(m.stats.Frequency) }),
 		m.counter("kalypso_agent_frequency_changes_total", "{change}", "Changes of the sampling rate: budgets, recordings, settings.", func() float64 { return float64(m.stats.RateChanges) }),
+		m.gauge("kalypso_agent_cpu_budget_unmet", "", "1 while the CPU budget is passed and fewer samples would not help, else 0.", func() float64 {
+			if m.stats.CPUHelpless {
+				return 1
+			}
+			return 0
+		}),
 		m.gauge("kalypso_agent_cpu_share_ratio", "1", "Share of the node's CPU time that the agent and its BPF programs took in the last second.", func() float64 { return m.stats.CPUShare }),
 		m.gauge("kalypso_agent_cpu_budget_ratio", "1", "Share of the node's CPU time that they may take; 0 where cpu.budget is 100%.", func() float64 { return m.stats.CPUBudget }),
 		m.counter("kalypso_agent_cpu_seconds_total", "s", "CPU time of the agent's process.", func() float64 { return m.stats.AgentCPU.Seconds() }),

@@ -146,6 +146,7 @@ type ServiceStats struct {
 	Frequency    int     // now
 	CPUShare     float64 // of the node, in the last second
 	CPUBudget    float64 // of the node
+	CPUHelpless  bool    // the budget is passed, and fewer samples would not help
 	AgentCPU     time.Duration
 	BPFTime      time.Duration
 	RateChanges  uint64
@@ -192,7 +193,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		full:      make(chan struct{}, 1),
 		ready:     make(chan struct{}),
 		ended:     make(chan struct{}),
-		budget:    newCPUBudget(cfg.CPUBudget, cfg.Frequency),
+		budget:    newCPUBudget(cfg.CPUBudget, cfg.Frequency, cfg.Window),
 		recording: map[*recorder]bool{},
 	}
 	if s.host = cfg.Node; s.host == "" { // in a container, its hostname is not the machine's
@@ -359,17 +360,23 @@ func (s *Service) lostSoFar() uint64 {
 // keepToBudget measures what the last second cost and sets the rate.
 func (s *Service) keepToBudget() {
 	now := s.measure()
-	share := now.share(s.lastCost, s.cpus)
+	spent := now.since(s.lastCost, s.cpus)
 	s.lastCost = now
 	s.count(func(st *ServiceStats) {
-		st.CPUShare, st.CPUBudget, st.AgentCPU, st.BPFTime = share, s.budget.limit, now.agent, now.bpf
+		st.CPUShare, st.CPUBudget, st.AgentCPU, st.BPFTime = spent.all, s.budget.limit, now.agent, now.bpf
 	})
 	// In a second with answers in it, the rest is taken to have kept to the limit.
 	if worked := s.worked.Swap(false); worked || s.working.Load() > 0 {
-		share = min(share, s.budget.limit)
+		spent.all = min(spent.all, s.budget.limit)
 	}
-	s.budget.observe(share)
+	s.budget.observe(spent)
 	s.setRate(s.rate())
+	helpless := s.budget.helpless()
+	if helpless && !s.stats.CPUHelpless {
+		s.cfg.Log.Warn("the CPU budget is passed, and fewer samples would not help: the rate is held", "hz", fmt.Sprint(s.hz),
+			"cpu share", s.budget.mean(s.budget.window).all, "cpu budget", s.budget.limit, "fix", "raise --cpu.budget, or leave out processes that come and go")
+	}
+	s.count(func(st *ServiceStats) { st.CPUHelpless = helpless })
 }
 
 // setRate changes the rate; the segment ends, so that every profile has one.
@@ -396,19 +403,22 @@ func (s *Service) count(fn func(*ServiceStats)) {
 type cost struct {
 	at         time.Time
 	agent, bpf time.Duration
+	samples    time.Duration // of agent: to read and unwind samples
 }
 
 func (s *Service) measure() cost {
-	c := cost{at: time.Now(), agent: cpuTime(), bpf: s.lastCost.bpf}
+	c := cost{at: time.Now(), agent: cpuTime(), bpf: s.lastCost.bpf, samples: s.sampler.Stats().Busy}
 	if ns, err := s.kernel.RunNs(); err == nil {
 		c.bpf = time.Duration(ns)
 	}
 	return c
 }
 
-// share is the part of all CPUs' time that was taken since before.
-func (c cost) share(before cost, cpus int) float64 {
-	return (c.agent + c.bpf - before.agent - before.bpf).Seconds() / (c.at.Sub(before.at).Seconds() * float64(cpus))
+// since is the part of all CPUs' time that was taken since before.
+func (c cost) since(before cost, cpus int) spent {
+	time := c.at.Sub(before.at).Seconds() * float64(cpus)
+	agent, bpf, samples := c.agent-before.agent, c.bpf-before.bpf, c.samples-before.samples
+	return spent{all: (agent + bpf).Seconds() / time, samples: (min(samples, agent) + bpf).Seconds() / time}
 }
 
 // Apply changes settings while the service runs.

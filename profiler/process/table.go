@@ -270,6 +270,10 @@ func alive(pid profiler.PID) bool {
 	return err == nil && len(threads) > 1
 }
 
+// usualMappings is how many mappings of code a new program gets: itself, the
+// loader, the vDSO and some libraries.
+const usualMappings = 8
+
 // apply takes in one event, and gives the process whose mappings it changed.
 func (t *Table) apply(e *bpf.ProcessEvent) *process {
 	pid := profiler.PID(e.PID)
@@ -283,7 +287,7 @@ func (t *Table) apply(e *bpf.ProcessEvent) *process {
 			t.processes[pid] = p
 		}
 		t.uninstall(p)
-		*p = process{pid: pid, known: true}
+		*p = process{pid: pid, known: true, mappings: make([]Mapping, 0, usualMappings)}
 	case bpf.EventMap:
 		if p == nil || !p.known {
 			return nil // read whole from /proc when a sample comes

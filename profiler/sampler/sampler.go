@@ -72,6 +72,7 @@ type Stats struct {
 	Copies      uint64    // stacks unwound in user space
 	Overflowed  uint64    // copies dropped because the queue was full: samples without user frames
 	BadRecords  uint64
+	Busy        time.Duration // to read and unwind samples, by the clock: see maxBusy
 }
 
 type job struct {
@@ -98,6 +99,10 @@ const (
 	poll     = 100 * time.Millisecond
 	slowPoll = 800 * time.Millisecond
 )
+
+// maxBusy is the most that counts of one sample: what takes longer waited for a
+// CPU, or read a file that no other sample will have to read.
+const maxBusy = time.Millisecond
 
 // followCPUs is how often the list of CPUs is looked at.
 const followCPUs = 5 * time.Second
@@ -197,9 +202,11 @@ func (s *Sampler) read(ctx context.Context) error {
 		default:
 			pause = poll
 			var counted bool
+			began := time.Now()
 			if words, counted = s.record(rec.RawSample, words); counted {
 				fresh++
 			}
+			s.busy(began)
 		}
 		if fresh >= drainAt {
 			fresh = 0
@@ -246,6 +253,13 @@ func (s *Sampler) drain() error {
 func (s *Sampler) received(n uint64) {
 	s.mu.Lock()
 	s.stats.Received += n
+	s.mu.Unlock()
+}
+
+func (s *Sampler) busy(began time.Time) {
+	took := min(time.Since(began), maxBusy)
+	s.mu.Lock()
+	s.stats.Busy += took
 	s.mu.Unlock()
 }
 
@@ -300,7 +314,9 @@ func (s *Sampler) unwindCopies() {
 			if !open {
 				return
 			}
+			began := time.Now()
 			user = s.unwind(j, user[:0])
+			s.busy(began)
 			s.pool.Put(j)
 		case <-s.syncs:
 			if err := s.Unwinder.Sync(); err != nil {
