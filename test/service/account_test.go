@@ -110,10 +110,10 @@ func repeated(t *testing.T, r *otlptest.Receiver) (samples uint64, example strin
 	t.Helper()
 	seen := map[string]bool{}
 	for _, p := range profiles(t, r) {
-		key := fmt.Sprint(p.service, p.start.UnixNano(), p.attributes)
+		key := fmt.Sprint(p.Service, p.Start.UnixNano(), p.Attributes)
 		if seen[key] {
-			samples += p.samples()
-			example = strings.TrimSpace(p.service + " " + p.start.Format(time.StampMicro))
+			samples += p.Samples()
+			example = strings.TrimSpace(p.Service + " " + p.Start.Format(time.StampMicro))
 		}
 		seen[key] = true
 	}

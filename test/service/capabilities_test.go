@@ -98,23 +98,23 @@ func (k *known) seen(list []profile) string {
 	}
 	var all, whole, named, nameless int
 	for i := range list {
-		if list[i].service != k.service {
+		if list[i].Service != k.service {
 			continue
 		}
-		for j := range list[i].stacks {
-			s := &list[i].stacks[j]
-			if !s.in(k.module) {
+		for j := range list[i].Stacks {
+			s := &list[i].Stacks[j]
+			if !s.In(k.module) {
 				continue
 			}
-			n := int(s.count)
+			n := int(s.Count)
 			all += n
-			has := slices.ContainsFunc(k.functions, s.runs)
+			has := slices.ContainsFunc(k.functions, s.Runs)
 			switch {
-			case has && s.frames[0].name == "_start":
+			case has && s.Frames[0].Name == "_start":
 				whole += n
 			case has:
 				named += n
-			case slices.ContainsFunc(s.frames, func(f frame) bool { return strings.HasPrefix(f.name, k.module+"+0x") }):
+			case slices.ContainsFunc(s.Frames, func(f otlptest.Frame) bool { return strings.HasPrefix(f.Name, k.module+"+0x") }):
 				nameless += n
 			}
 		}
@@ -136,15 +136,15 @@ func (k *known) seen(list []profile) string {
 func kernelNames(list []profile, service string) string {
 	var named, nameless int
 	for i := range list {
-		if list[i].service != service {
+		if list[i].Service != service {
 			continue
 		}
-		for j := range list[i].stacks {
-			for _, f := range list[i].stacks[j].frames {
+		for j := range list[i].Stacks {
+			for _, f := range list[i].Stacks[j].Frames {
 				switch {
-				case strings.HasPrefix(f.name, "[kernel]+0x"):
+				case strings.HasPrefix(f.Name, "[kernel]+0x"):
 					nameless++
-				case strings.HasPrefix(f.name, "read_zero") || strings.HasPrefix(f.name, "vfs_read"):
+				case strings.HasPrefix(f.Name, "read_zero") || strings.HasPrefix(f.Name, "vfs_read"):
 					named++
 				}
 			}
@@ -258,8 +258,8 @@ func matrixRow(t *testing.T, to *row, drop []int, list []known) {
 		cell := k.seen(profiles)
 		if cell != "complete" && cell != "named" {
 			for _, p := range profiles {
-				if p.service == k.service && len(p.stacks) > 0 {
-					t.Logf("%s: %s", k.service, &p.stacks[0])
+				if p.Service == k.service && len(p.Stacks) > 0 {
+					t.Logf("%s: %s", k.service, &p.Stacks[0])
 					break
 				}
 			}

@@ -66,7 +66,7 @@ func faults() []fault {
 				s.says("nothing listens there (connection refused)")
 				time.Sleep(outage)
 				s.back(s.r.Listen)
-				first := profiles(s.t, s.r)[0].start.Sub(s.a.began)
+				first := profiles(s.t, s.r)[0].Start.Sub(s.a.began)
 				s.t.Logf("the first window begins %s after the agent", first.Round(time.Millisecond))
 				if first > 3*time.Second {
 					s.t.Errorf("sampling began after %s: it waited for the backend", first)
@@ -255,7 +255,7 @@ func (s *scene) catchUp(to time.Time) {
 	s.t.Helper()
 	until(s.t, 60*time.Second, "the receiver has what waited", func() bool {
 		list := profiles(s.t, s.r)
-		return len(list) > 0 && list[len(list)-1].start.After(to)
+		return len(list) > 0 && list[len(list)-1].Start.After(to)
 	})
 }
 
@@ -383,7 +383,7 @@ func TestKilled(t *testing.T) {
 	u := usageOf(list, "killed-chain", time.Time{}, killed)
 	var end time.Time
 	for _, p := range list {
-		if e := p.start.Add(p.duration); e.Before(killed) && e.After(end) {
+		if e := p.Start.Add(p.Duration); e.Before(killed) && e.After(end) {
 			end = e
 		}
 	}

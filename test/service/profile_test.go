@@ -1,115 +1,31 @@
 package service
 
 import (
-	"fmt"
 	"math"
-	"path"
 	"slices"
-	"strings"
 	"testing"
 	"time"
-
-	"go.opentelemetry.io/collector/pdata/pprofile"
 
 	"github.com/kalypso-dev/kalypso/exporter/otlp/otlptest"
 )
 
 // profile is one that a receiver took.
-type profile struct {
-	service    string
-	attributes map[string]string // of the workload
-	start      time.Time
-	duration   time.Duration
-	period     time.Duration
-	stacks     []stack
-}
-
-// stack is one sample, root first.
-type stack struct {
-	frames []frame
-	count  uint64
-}
-
-type frame struct {
-	name   string
-	module string // base name of the mapping's file
-}
-
-func (p *profile) samples() uint64 {
-	var n uint64
-	for i := range p.stacks {
-		n += p.stacks[i].count
-	}
-	return n
-}
+type profile = otlptest.Profile
 
 // profiles reads all that the receiver took, oldest first.
 func profiles(t *testing.T, r *otlptest.Receiver) []profile {
 	t.Helper()
 	var out []profile
 	for _, q := range r.Received() {
-		d := q.Profiles.Dictionary()
-		for _, rp := range q.Profiles.ResourceProfiles().All() {
-			attributes := map[string]string{}
-			for k, v := range rp.Resource().Attributes().All() {
-				attributes[k] = v.Str()
-			}
-			for _, sp := range rp.ScopeProfiles().All() {
-				for _, p := range sp.Profiles().All() {
-					out = append(out, read(t, d, p, attributes))
-				}
-			}
+		out = append(out, otlptest.Profiles(q.Profiles)...)
+	}
+	for i := range out {
+		if out[i].Service == "" {
+			t.Error("a profile has no service.name")
 		}
 	}
-	slices.SortStableFunc(out, func(a, b profile) int { return a.start.Compare(b.start) })
+	slices.SortStableFunc(out, func(a, b profile) int { return a.Start.Compare(b.Start) })
 	return out
-}
-
-func read(t *testing.T, d pprofile.ProfilesDictionary, p pprofile.Profile, attributes map[string]string) profile {
-	t.Helper()
-	text := func(i int32) string { return d.StringTable().At(int(i)) }
-	out := profile{
-		service: attributes["service.name"], attributes: attributes,
-		start: p.Time().AsTime(), duration: time.Duration(p.DurationNano()), period: time.Duration(p.Period()),
-	}
-	if out.service == "" {
-		t.Error("a profile has no service.name")
-	}
-	for _, s := range p.Samples().All() {
-		var st stack
-		for _, v := range s.Values().All() {
-			st.count += uint64(v)
-		}
-		indices := d.StackTable().At(int(s.StackIndex())).LocationIndices()
-		for i := indices.Len() - 1; i >= 0; i-- {
-			l := d.LocationTable().At(int(indices.At(i)))
-			module := path.Base(strings.TrimSuffix(text(d.MappingTable().At(int(l.MappingIndex())).FilenameStrindex()), " (deleted)"))
-			for j := l.Lines().Len() - 1; j >= 0; j-- {
-				fn := d.FunctionTable().At(int(l.Lines().At(j).FunctionIndex()))
-				st.frames = append(st.frames, frame{text(fn.NameStrindex()), module})
-			}
-		}
-		out.stacks = append(out.stacks, st)
-	}
-	return out
-}
-
-// in says whether the stack has a frame of a module.
-func (s *stack) in(module string) bool {
-	return slices.ContainsFunc(s.frames, func(f frame) bool { return f.module == module })
-}
-
-// runs says whether the stack has a function.
-func (s *stack) runs(function string) bool {
-	return slices.ContainsFunc(s.frames, func(f frame) bool { return f.name == function })
-}
-
-func (s *stack) String() string {
-	names := make([]string, len(s.frames))
-	for i, f := range s.frames {
-		names[i] = f.name
-	}
-	return fmt.Sprintf("%d x %s", s.count, strings.Join(names, ";"))
 }
 
 // usage is what profiles tell of one program.
@@ -124,7 +40,7 @@ type usage struct {
 
 // ofService gives the profiles of a workload.
 func ofService(list []profile, service string) []profile {
-	return slices.DeleteFunc(list, func(p profile) bool { return p.service != service })
+	return slices.DeleteFunc(list, func(p profile) bool { return p.Service != service })
 }
 
 // usageOf adds up the samples that have a frame of the module (all, if it is
@@ -133,26 +49,26 @@ func usageOf(list []profile, module string, from, to time.Time) usage {
 	u := usage{function: map[string]uint64{}, services: map[string]uint64{}, periods: map[time.Duration]uint64{}}
 	for i := range list {
 		p := &list[i]
-		if !from.IsZero() && p.start.Before(from) || !to.IsZero() && p.start.Add(p.duration).After(to) {
+		if !from.IsZero() && p.Start.Before(from) || !to.IsZero() && p.Start.Add(p.Duration).After(to) {
 			continue
 		}
-		for j := range p.stacks {
-			s := &p.stacks[j]
-			if module != "" && !s.in(module) {
+		for j := range p.Stacks {
+			s := &p.Stacks[j]
+			if module != "" && !s.In(module) {
 				continue
 			}
-			u.samples += s.count
-			u.cpu += time.Duration(s.count) * p.period
-			u.services[p.service] += s.count
-			u.periods[p.period] += s.count
-			if len(s.frames) == 0 || s.frames[0].name != "_start" {
-				u.cut += s.count
+			u.samples += s.Count
+			u.cpu += time.Duration(s.Count) * p.Period
+			u.services[p.Service] += s.Count
+			u.periods[p.Period] += s.Count
+			if len(s.Frames) == 0 || s.Frames[0].Name != "_start" {
+				u.cut += s.Count
 			}
 			names := map[string]bool{}
-			for _, f := range s.frames {
-				if !names[f.name] {
-					names[f.name] = true
-					u.function[f.name] += s.count
+			for _, f := range s.Frames {
+				if !names[f.Name] {
+					names[f.Name] = true
+					u.function[f.Name] += s.Count
 				}
 			}
 		}

@@ -36,11 +36,11 @@ func TestReload(t *testing.T) {
 		t.Helper()
 		until(t, 20*time.Second, "two more windows", func() bool {
 			list := profiles(t, r)
-			return len(list) > 0 && list[len(list)-1].start.Sub(from) > 2*time.Second
+			return len(list) > 0 && list[len(list)-1].Start.Sub(from) > 2*time.Second
 		})
 		list := profiles(t, r)
 		for _, p := range list {
-			if l := p.attributes["stage"]; p.start.After(from) && !slices.Contains(labels, l) {
+			if l := p.Attributes["stage"]; p.Start.After(from) && !slices.Contains(labels, l) {
 				labels = append(labels, l)
 			}
 		}
@@ -85,7 +85,7 @@ func TestReload(t *testing.T) {
 	a.signal(syscall.SIGHUP)
 	until(t, 20*time.Second, "the third stage", func() bool {
 		list := profiles(t, r)
-		return list[len(list)-1].attributes["stage"] == "three"
+		return list[len(list)-1].Attributes["stage"] == "three"
 	})
 	if len(a.log.with("three")) > 0 {
 		t.Error("what is below the level is logged")
