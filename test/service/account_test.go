@@ -7,66 +7,11 @@ import (
 	"time"
 
 	"github.com/kalypso-dev/kalypso/exporter/otlp/otlptest"
+	"github.com/kalypso-dev/kalypso/test/internal/ledger"
 )
 
 // totals is the line that an agent logs at its end.
-type totals struct {
-	Taken       uint64        `json:"taken"`
-	Samples     uint64        `json:"samples"`
-	Lost        uint64        `json:"lost"`
-	Filtered    uint64        `json:"filtered"`
-	Windows     uint64        `json:"windows"`
-	RateChanges uint64        `json:"rate_changes"`
-	AgentCPU    time.Duration `json:"agent_cpu"`
-	BPFTime     time.Duration `json:"bpf_time"`
-	OTLP        export        `json:"otlp"`
-}
-
-// export is what became of the samples of one export.
-type export struct {
-	Queued         uint64 `json:"queued"`
-	Dropped        uint64 `json:"dropped"`
-	Recovered      uint64 `json:"recovered"`
-	Delivered      uint64 `json:"delivered"`
-	PartlyAccepted uint64 `json:"partly_accepted"`
-	Refused        uint64 `json:"refused"`
-	Expired        uint64 `json:"expired"`
-	Evicted        uint64 `json:"evicted"`
-	Unreadable     uint64 `json:"unreadable"`
-	Lost           uint64 `json:"lost"`
-	Waiting        uint64 `json:"waiting"`
-	Retries        uint64 `json:"retries"`
-}
-
-// check holds a run's figures against each other: every sample that was taken
-// is in one place.
-func (n *totals) check(t *testing.T) {
-	t.Helper()
-	if n.Taken == 0 {
-		t.Error("no sample was taken")
-	}
-	if n.Taken != n.Samples+n.Lost+n.Filtered {
-		t.Errorf("%d samples were taken, and %d + %d lost + %d filtered are accounted for", n.Taken, n.Samples, n.Lost, n.Filtered)
-	}
-	o := &n.OTLP
-	if n.Samples != o.Queued+o.Dropped {
-		t.Errorf("%d samples were in profiles, %d queued and %d dropped", n.Samples, o.Queued, o.Dropped)
-	}
-	if in, out := o.Queued+o.Recovered, o.ended()+o.Waiting; in != out {
-		t.Errorf("%d samples went into the spool and %d are accounted for: %+v", in, out, *o)
-	}
-}
-
-// ended is the samples that do not wait any more.
-func (o *export) ended() uint64 {
-	return o.Delivered + o.PartlyAccepted + o.Refused + o.Expired + o.Evicted + o.Unreadable + o.Lost
-}
-
-// lost is the samples that were taken and that no backend will have, though one
-// would take them.
-func (n *totals) lost() uint64 {
-	return n.Lost + n.OTLP.Dropped + n.OTLP.Expired + n.OTLP.Evicted + n.OTLP.Unreadable + n.OTLP.Lost
-}
+type totals = ledger.Totals
 
 // account holds the totals of runs, one after the other with the same spool,
 // against each other and against what the receiver took: to the sample, and
@@ -76,7 +21,7 @@ func account(t *testing.T, r *otlptest.Receiver, runs ...totals) {
 	var left, taken, delivered, partly uint64
 	for i := range runs {
 		n := &runs[i]
-		n.check(t)
+		n.Check(t)
 		if n.OTLP.Recovered != left {
 			t.Errorf("run %d found %d samples in the spool, the one before left %d", i, n.OTLP.Recovered, left)
 		}

@@ -130,7 +130,7 @@ func TestDiskTrouble(t *testing.T) {
 				s := &scene{t, r, a, "grpc"}
 				s.back(r.Listen)
 				n := a.stop()
-				if n.lost() > 0 || n.OTLP.Waiting > 0 || n.OTLP.Refused > 0 {
+				if n.Undelivered() > 0 || n.OTLP.Waiting > 0 || n.OTLP.Refused > 0 {
 					t.Errorf("%+v", n)
 				}
 				account(t, r, n)
@@ -156,7 +156,7 @@ func TestDiskFullAtTheEnd(t *testing.T) {
 		t.Errorf("exit code %d, want 1: samples are lost", code)
 	}
 	n := a.totals()
-	n.check(t)
+	n.Check(t)
 	if n.OTLP.Lost == 0 || n.OTLP.Evicted > 0 {
 		t.Errorf("nothing was lost, or under another reason: %+v", n)
 	}
@@ -183,7 +183,7 @@ func TestSpoolFolderRemoved(t *testing.T) {
 	until(t, 20*time.Second, "two windows in a new folder", func() bool { return spooled(t, folder).files >= 2 })
 	(&scene{t, r, a, "grpc"}).back(r.Listen)
 	n := a.stop()
-	if n.OTLP.Unreadable == 0 || n.lost() != n.OTLP.Unreadable || n.OTLP.Waiting > 0 {
+	if n.OTLP.Unreadable == 0 || n.Undelivered() != n.OTLP.Unreadable || n.OTLP.Waiting > 0 {
 		t.Errorf("%+v", n)
 	}
 	account(t, r, n)
@@ -225,7 +225,7 @@ func TestSpoolFull(t *testing.T) {
 	}
 	(&scene{t, r, a, "grpc"}).back(r.Listen)
 	n := a.stop()
-	if n.OTLP.Evicted == 0 || n.lost() != n.OTLP.Evicted || n.OTLP.Waiting > 0 {
+	if n.OTLP.Evicted == 0 || n.Undelivered() != n.OTLP.Evicted || n.OTLP.Waiting > 0 {
 		t.Errorf("%+v", n)
 	}
 	account(t, r, n)
@@ -259,7 +259,7 @@ func TestSpoolDamaged(t *testing.T) {
 	}
 	until(t, 60*time.Second, "enough windows", func() bool { return spooled(t, folder).files > len(damages)+1 })
 	first := a.stop()
-	first.check(t)
+	first.Check(t)
 	var unknown, unreadable uint64
 	left := spooled(t, folder)
 	for i, d := range damages {
@@ -281,7 +281,7 @@ func TestSpoolDamaged(t *testing.T) {
 	b := start(t, command{endpoint: r.Endpoint(), spool: a.spool})
 	(&scene{t, r, b, "grpc"}).catchUp(b.began)
 	n := b.stop()
-	n.check(t)
+	n.Check(t)
 	received(t, r, n.OTLP.Delivered, 0)
 	if n.OTLP.Recovered+unknown != first.OTLP.Waiting || n.OTLP.Unreadable != unreadable || n.OTLP.Waiting > 0 {
 		t.Errorf("%d waited, %d of them in files without a sound header, %d in damaged ones: %+v", first.OTLP.Waiting, unknown, unreadable, n.OTLP)

@@ -10,6 +10,7 @@ import (
 	pprof "github.com/google/pprof/profile"
 
 	"github.com/kalypso-dev/kalypso/exporter/otlp/otlptest"
+	"github.com/kalypso-dev/kalypso/test/internal/ledger"
 )
 
 // TestTwoExports: each export gets every sample, whatever becomes of the other.
@@ -31,7 +32,7 @@ func TestTwoExports(t *testing.T) {
 	n := a.stop()
 	account(t, r, n)
 	var line map[string]json.RawMessage
-	var files export
+	var files ledger.Export
 	if err := json.Unmarshal(a.log.wait("ended", 0), &line); err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ const outage = 3 * time.Second
 // faults are what a backend may do.
 func faults() []fault {
 	none := func(s *scene, n *totals) {
-		if lost := n.lost(); lost > 0 || n.OTLP.Waiting > 0 || n.OTLP.Refused > 0 {
+		if lost := n.Undelivered(); lost > 0 || n.OTLP.Waiting > 0 || n.OTLP.Refused > 0 {
 			s.t.Errorf("%d samples lost, %d waiting, %d refused; want none: %+v", lost, n.OTLP.Waiting, n.OTLP.Refused, *n)
 		}
 		if n.OTLP.Retries == 0 {
@@ -51,7 +51,7 @@ func faults() []fault {
 		if n.OTLP.Refused == 0 || n.OTLP.Retries > 0 {
 			s.t.Errorf("%d samples refused after %d retries; want some after none", n.OTLP.Refused, n.OTLP.Retries)
 		}
-		if lost := n.lost(); lost > 0 || n.OTLP.Waiting > 0 {
+		if lost := n.Undelivered(); lost > 0 || n.OTLP.Waiting > 0 {
 			s.t.Errorf("%d samples lost, %d waiting", lost, n.OTLP.Waiting)
 		}
 		aside := spooled(s.t, filepath.Join(s.a.spool, "otlp", "rejected"))
@@ -168,7 +168,7 @@ func faults() []fault {
 			name: "half accepted", receiver: otlptest.Options{Mode: otlptest.HalfAccept},
 			during: func(s *scene) { s.attempts(4) },
 			check: func(s *scene, n *totals) {
-				if n.OTLP.PartlyAccepted == 0 || s.r.Rejected() == 0 || n.OTLP.Retries > 0 || n.lost() > 0 {
+				if n.OTLP.PartlyAccepted == 0 || s.r.Rejected() == 0 || n.OTLP.Retries > 0 || n.Undelivered() > 0 {
 					s.t.Errorf("%d samples left out, %+v", s.r.Rejected(), n.OTLP)
 				}
 			},
@@ -204,7 +204,7 @@ func TestFaults(t *testing.T) {
 					account(t, r, n)
 					return
 				}
-				n.check(t)
+				n.Check(t)
 				again, _ := repeated(t, r)
 				t.Logf("%d samples came again; %+v", again, n)
 				if again == 0 || r.Samples()-again != n.OTLP.Delivered {
@@ -272,14 +272,14 @@ func TestSlowBackend(t *testing.T) {
 			s := &scene{t, r, a, protocol}
 			s.attempts(3)
 			first := a.stop()
-			if first.OTLP.Waiting == 0 || first.OTLP.Delivered == 0 || first.lost() > 0 {
+			if first.OTLP.Waiting == 0 || first.OTLP.Delivered == 0 || first.Undelivered() > 0 {
 				t.Errorf("slow, and %+v", first)
 			}
 			r.Fail(otlptest.Accept)
 			s.a = start(t, command{endpoint: r.Endpoint(), spool: a.spool, args: []string{"--otlp.protocol", protocol}})
 			s.catchUp(s.a.began)
 			second := s.a.stop()
-			if second.OTLP.Waiting > 0 || second.lost() > 0 {
+			if second.OTLP.Waiting > 0 || second.Undelivered() > 0 {
 				t.Errorf("no longer slow, and %+v", second)
 			}
 			account(t, r, first, second)
@@ -312,7 +312,7 @@ func TestTerminatedWhileSending(t *testing.T) {
 			s.a = start(t, command{endpoint: r.Endpoint(), spool: a.spool, args: []string{"--otlp.protocol", protocol}})
 			s.catchUp(s.a.began)
 			second := s.a.stop()
-			if second.OTLP.Waiting > 0 || second.lost() > 0 {
+			if second.OTLP.Waiting > 0 || second.Undelivered() > 0 {
 				t.Errorf("%+v", second)
 			}
 			account(t, r, first, second)
@@ -346,7 +346,7 @@ func TestNameNotKnown(t *testing.T) {
 			write(t, hosts, "127.0.0.1 localhost backend.test\n")
 			s.back(func() {})
 			n := a.stop()
-			if n.lost() > 0 || n.OTLP.Waiting > 0 || n.OTLP.Retries == 0 {
+			if n.Undelivered() > 0 || n.OTLP.Waiting > 0 || n.OTLP.Retries == 0 {
 				t.Errorf("%+v", n)
 			}
 			account(t, r, n)
@@ -374,9 +374,9 @@ func TestKilled(t *testing.T) {
 	b := start(t, command{endpoint: r.Endpoint(), spool: a.spool, args: []string{"--frequency", "199"}})
 	(&scene{t, r, b, "grpc"}).catchUp(b.began)
 	n := b.stop()
-	n.check(t)
+	n.Check(t)
 	received(t, r, n.OTLP.Delivered, 0)
-	if n.OTLP.Recovered != left.samples || n.lost() > 0 || n.OTLP.Waiting > 0 {
+	if n.OTLP.Recovered != left.samples || n.Undelivered() > 0 || n.OTLP.Waiting > 0 {
 		t.Errorf("%d samples were in the spool; %+v", left.samples, n)
 	}
 	list := profiles(t, r)
