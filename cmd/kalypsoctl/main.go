@@ -28,7 +28,7 @@ var (
 func main() {
 	log.SetFlags(0)
 	log.SetOutput(&warnings{w: os.Stderr, said: map[string]bool{}})
-	os.Exit(cli.Run(newRootCommand(), os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(cli.Run(newRootCommand(), os.Args[1:], os.Stdout, os.Stderr, faultCodes()...))
 }
 
 func newRootCommand() *cobra.Command {
@@ -64,7 +64,7 @@ func newRootCommand() *cobra.Command {
 		cli.NewVersionCommand("kalypsoctl", cli.ReadBuildInfo(version, commit)),
 		newCompletionCommand(),
 	)
-	cli.House(root, "0 done · 1 failed · 2 wrong usage or settings · 3 not healthy · 4 there are changes · 5 timed out · 130 interrupted")
+	cli.House(root, exitCodes())
 	return root
 }
 

@@ -26,6 +26,12 @@ const archiveLimit = 32 << 20
 // LockFile is the name of the file beside packaged charts that pins them.
 const LockFile = "charts.lock"
 
+// Kinds of faults, for those who decide on them.
+var (
+	ErrNoChart      = errors.New("an upstream chart cannot be had")
+	ErrChartChanged = errors.New("an upstream chart is not what it should be")
+)
+
 // Dependency is an upstream chart that one of ours needs.
 type Dependency struct {
 	Name       string `json:"name"`
@@ -74,7 +80,7 @@ func OpenArchives(dir string) (*Archives, error) {
 		err = errors.New("it is not a folder")
 	}
 	if err != nil {
-		return nil, &profiler.Fault{What: "cannot read packaged charts in " + dir, Why: withoutPath(err), Fix: "kalypsoctl charts pull -d " + dir}
+		return nil, &profiler.Fault{What: "cannot read packaged charts in " + dir, Why: withoutPath(err), Fix: "kalypsoctl charts pull -d " + dir, Kind: ErrNoChart}
 	}
 	data, err := os.ReadFile(filepath.Join(dir, LockFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -84,14 +90,14 @@ func OpenArchives(dir string) (*Archives, error) {
 		err = yaml.UnmarshalStrict(data, &a.lock)
 	}
 	if err != nil {
-		return nil, &profiler.Fault{What: "cannot read " + filepath.Join(dir, LockFile), Why: withoutPath(err), Fix: "restore the file; charts are not used without knowing what they were pinned to"}
+		return nil, &profiler.Fault{What: "cannot read " + filepath.Join(dir, LockFile), Why: withoutPath(err), Fix: "restore the file; charts are not used without knowing what they were pinned to", Kind: ErrChartChanged}
 	}
 	return a, nil
 }
 
 // NoArchives says that the folder is not there.
 func NoArchives() *profiler.Fault {
-	return &profiler.Fault{What: "the upstream charts are not on this machine", Fix: "kalypsoctl charts pull     or, with charts from elsewhere,  --charts DIR"}
+	return &profiler.Fault{What: "the upstream charts are not on this machine", Fix: "kalypsoctl charts pull     or, with charts from elsewhere,  --charts DIR", Kind: ErrNoChart}
 }
 
 // Packaged says whether a folder has a file of a chart, whatever is in it.
@@ -118,14 +124,14 @@ func (a *Archives) load(d Dependency) (*chart.Chart, error) {
 		err = fmt.Errorf("it holds the chart %s %s", c.Name(), c.Metadata.Version)
 	}
 	if err != nil {
-		return nil, &profiler.Fault{What: path + " is not the chart " + d.String(), Why: err, Fix: "delete the file, then  kalypsoctl charts pull -d " + a.dir}
+		return nil, &profiler.Fault{What: path + " is not the chart " + d.String(), Why: err, Fix: "delete the file, then  kalypsoctl charts pull -d " + a.dir, Kind: ErrChartChanged}
 	}
 	return c, nil
 }
 
 // missing says that a chart is not there, and which other version is.
 func (a *Archives) missing(d Dependency, err error) error {
-	f := &profiler.Fault{What: fmt.Sprintf("chart %s is not in %s", d, a.dir), Fix: "kalypsoctl charts pull -d " + a.dir}
+	f := &profiler.Fault{What: fmt.Sprintf("chart %s is not in %s", d, a.dir), Fix: "kalypsoctl charts pull -d " + a.dir, Kind: ErrNoChart}
 	if !errors.Is(err, fs.ErrNotExist) {
 		f.Why = withoutPath(err)
 		return f
@@ -147,6 +153,7 @@ func changed(what, pinned, found string) error {
 		What: what + " is not the chart that was pinned",
 		Why:  fmt.Errorf("its SHA-256 is %s, %s has %s", short(found), LockFile, short(pinned)),
 		Fix:  "ask the chart's authors why it changed; to accept it, take its entry out of " + LockFile,
+		Kind: ErrChartChanged,
 	}
 }
 

@@ -128,7 +128,7 @@ func (p *puller) download(ctx context.Context, d Dependency) ([]byte, error) {
 		err = errors.New("its entry in the index has no URL")
 	}
 	if err != nil {
-		return nil, &profiler.Fault{What: fmt.Sprintf("chart %s is not in %s", d, d.Repository), Why: err, Fix: "the repository may have dropped it: bring " + d.file() + " from elsewhere, and --charts DIR"}
+		return nil, &profiler.Fault{What: fmt.Sprintf("chart %s is not in %s", d, d.Repository), Why: err, Fix: "the repository may have dropped it: bring " + d.file() + " from elsewhere, and --charts DIR", Kind: ErrNoChart}
 	}
 	address, err := repo.ResolveReferenceURL(d.Repository, entry.URLs[0])
 	if err != nil {
@@ -143,6 +143,7 @@ func (p *puller) download(ctx context.Context, d Dependency) ([]byte, error) {
 			What: address + " is not the chart that its repository tells of",
 			Why:  fmt.Errorf("its SHA-256 is %s, the index has %s", short(digest(data)), short(want)),
 			Fix:  "try again; a proxy between here and there may have changed or cut it",
+			Kind: ErrChartChanged,
 		}
 	}
 	return data, nil
@@ -160,7 +161,7 @@ func (p *puller) index(ctx context.Context, repository string) (*repo.IndexFile,
 	}
 	index, err := parseIndex(data)
 	if err != nil {
-		return nil, &profiler.Fault{What: address + " is not the index of a chart repository", Why: tidy(err), Fix: "open it in a browser: a proxy may answer in its place"}
+		return nil, &profiler.Fault{What: address + " is not the index of a chart repository", Why: tidy(err), Fix: "open it in a browser: a proxy may answer in its place", Kind: ErrNoChart}
 	}
 	p.indexes[repository] = index
 	return index, nil
@@ -186,7 +187,7 @@ func (p *puller) get(ctx context.Context, address string) ([]byte, error) {
 		return data, err
 	}
 	return nil, &profiler.Fault{What: "cannot download " + address, Why: withoutURL(err),
-		Fix: "is there a way to the internet (HTTPS_PROXY)? Without one:  kalypsoctl charts pull -d DIR  elsewhere, bring DIR, then  --charts DIR"}
+		Fix: "is there a way to the internet (HTTPS_PROXY)? Without one:  kalypsoctl charts pull -d DIR  elsewhere, bring DIR, then  --charts DIR", Kind: ErrNoChart}
 }
 
 func (p *puller) request(ctx context.Context, address string) ([]byte, error) {

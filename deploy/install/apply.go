@@ -252,10 +252,10 @@ func sendFault(step *Step, err error) error {
 		f.Fix = "kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations     lists them; is what serves it running?"
 	case strings.Contains(text, "cannot be imported into the current release"):
 		f.What = fmt.Sprintf("cannot install %s: something is there that kalypsoctl did not make", step.Name)
-		f.Fix = "--adopt " + step.Name + "     takes it over"
+		f.Fix, f.Kind = "--adopt "+step.Name+"     takes it over", ErrForeign
 	case strings.Contains(text, "is forbidden"):
 		f.What = "you may not install " + step.Name
-		f.Fix = "kalypsoctl preflight --only rbac     lists the rights that are needed"
+		f.Fix, f.Kind = "kalypsoctl preflight --only rbac     lists the rights that are needed", kube.ErrForbidden
 	case strings.Contains(text, "Too long: must have at most"):
 		f.Why = errors.New("a release is kept in a Secret, which takes 1 MiB, and this one is larger")
 	}
@@ -417,6 +417,7 @@ func (s *Stack) ensureNamespace(ctx context.Context, step *Step, report func(Eve
 				What: "namespace " + step.Namespace + " is being deleted, and that does not end",
 				Why:  errors.New(holds),
 				Fix:  "kubectl get namespace " + step.Namespace + " -o yaml     names what is left: delete that, or have what owns its finalizers run again",
+				Kind: ErrTerminating,
 			}
 		}
 		report(Event{Component: step.Name, State: Waiting, Detail: "namespace " + step.Namespace + " is being deleted: " + holds})

@@ -12,6 +12,7 @@
 package install
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -21,6 +22,12 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
+)
+
+// Kinds of faults, for those who decide on them.
+var (
+	ErrTerminating = errors.New("a namespace is being deleted")
+	ErrForeign     = errors.New("things are there that others made")
 )
 
 // Stack is what a cluster is to have.

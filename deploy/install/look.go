@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/metadata"
 
 	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
@@ -314,6 +315,7 @@ func (s *Stack) refuse(steps []*Step, foreign map[string][]string) error {
 		What: what,
 		Why:  errors.New(strings.Join(lines, "\n       ")),
 		Fix:  fmt.Sprintf("--adopt %s     takes it over, --skip %s leaves it as it is", strings.Join(names, ","), strings.Join(names, ",")),
+		Kind: ErrForeign,
 	}
 }
 
@@ -330,7 +332,7 @@ func day(t time.Time) string { return t.UTC().Format("2006-01-02") }
 // rights makes an error of missing rights one that says so.
 func rights(of string, err error) error {
 	if apierrors.IsForbidden(err) {
-		return &profiler.Fault{What: "you may not look at " + of, Why: err, Fix: "kalypsoctl preflight --only rbac     lists the rights that are needed"}
+		return &profiler.Fault{What: "you may not look at " + of, Why: err, Fix: "kalypsoctl preflight --only rbac     lists the rights that are needed", Kind: kube.ErrForbidden}
 	}
 	return err
 }

@@ -170,35 +170,36 @@ func TestConnectSaysWhatIsWrong(t *testing.T) {
 		config           Config
 		file             func(*clientcmdapi.Config)
 		what, cause, fix string // parts of them
+		kind             error
 	}{
-		{"no kubeconfig anywhere", Config{}, nil, "there is no cluster to talk to", "no context is in the kubeconfig", "kalypsoctl cluster create"},
-		{"the file that --kubeconfig names is not there", Config{Kubeconfig: "/nowhere/config"}, nil, "there is no file /nowhere/config", "", "--kubeconfig FILE"},
+		{"no kubeconfig anywhere", Config{}, nil, "there is no cluster to talk to", "no context is in the kubeconfig", "kalypsoctl cluster create", ErrKubeconfig},
+		{"the file that --kubeconfig names is not there", Config{Kubeconfig: "/nowhere/config"}, nil, "there is no file /nowhere/config", "", "--kubeconfig FILE", ErrKubeconfig},
 		{"a context that is not in it", Config{Context: "colima-kalipso"}, func(*clientcmdapi.Config) {},
-			`there is no context "colima-kalipso"`, "the kubeconfig has colima-kalypso, home", "kubectl config get-contexts"},
-		{"no context is chosen", Config{}, func(c *clientcmdapi.Config) { c.CurrentContext = "" }, "no context is chosen", "colima-kalypso, home", "kubectl config use-context colima-kalypso"},
-		{"a context that names no cluster", Config{}, func(c *clientcmdapi.Config) { delete(c.Clusters, "home") }, `context "home" of the kubeconfig cannot be used`, `cluster "home", which is not in`, "kubectl config view"},
-		{"a certificate file that is not there", Config{}, func(c *clientcmdapi.Config) { c.AuthInfos["me"].ClientCertificate = "/nowhere/cert" }, `context "home" of the kubeconfig cannot be used`, "/nowhere/cert", "kubectl config view"},
-		{"nothing listens", Config{}, current("https://" + closed), `cannot reach the cluster of context "home"`, "nothing listens on " + closed + " (connection refused)", "kubectl config get-contexts"},
-		{"nothing listens, and it is Colima's", Config{Context: "colima-kalypso"}, current("https://" + closed), `context "colima-kalypso"`, "connection refused", "colima start --profile kalypso"},
-		{"no answer", Config{}, current("https://" + silent.Addr().String()), "cannot reach the cluster", silent.Addr().String() + ": no answer", "start the cluster"},
-		{"a name without an address", Config{}, current("https://no-such-host.invalid:6443"), "cannot reach the cluster", "there is no address for the name no-such-host.invalid", "VPN"},
+			`there is no context "colima-kalipso"`, "the kubeconfig has colima-kalypso, home", "kubectl config get-contexts", ErrContext},
+		{"no context is chosen", Config{}, func(c *clientcmdapi.Config) { c.CurrentContext = "" }, "no context is chosen", "colima-kalypso, home", "kubectl config use-context colima-kalypso", ErrKubeconfig},
+		{"a context that names no cluster", Config{}, func(c *clientcmdapi.Config) { delete(c.Clusters, "home") }, `context "home" of the kubeconfig cannot be used`, `cluster "home", which is not in`, "kubectl config view", ErrKubeconfig},
+		{"a certificate file that is not there", Config{}, func(c *clientcmdapi.Config) { c.AuthInfos["me"].ClientCertificate = "/nowhere/cert" }, `context "home" of the kubeconfig cannot be used`, "/nowhere/cert", "kubectl config view", ErrKubeconfig},
+		{"nothing listens", Config{}, current("https://" + closed), `cannot reach the cluster of context "home"`, "nothing listens on " + closed + " (connection refused)", "kubectl config get-contexts", ErrUnreachable},
+		{"nothing listens, and it is Colima's", Config{Context: "colima-kalypso"}, current("https://" + closed), `context "colima-kalypso"`, "connection refused", "colima start --profile kalypso", ErrUnreachable},
+		{"no answer", Config{}, current("https://" + silent.Addr().String()), "cannot reach the cluster", silent.Addr().String() + ": no answer", "start the cluster", ErrUnreachable},
+		{"a name without an address", Config{}, current("https://no-such-host.invalid:6443"), "cannot reach the cluster", "there is no address for the name no-such-host.invalid", "VPN", ErrUnreachable},
 		{"a server that somebody else signed", Config{}, func(c *clientcmdapi.Config) {
 			current(ca.server(t, fresh, tls.NoClientCert, says("v1.33.4")))(c)
 			c.Clusters["home"].CertificateAuthorityData = newAuthority(t).pem()
-		}, "cannot reach the cluster", "was the cluster made anew?", "get a new kubeconfig"},
-		{"the server's certificate expired", Config{}, current(ca.server(t, old, tls.NoClientCert, says("v1.33.4"))), "cannot reach the cluster", "until " + date(old), "renew it on the server"},
+		}, "cannot reach the cluster", "was the cluster made anew?", "get a new kubeconfig", ErrCertificate},
+		{"the server's certificate expired", Config{}, current(ca.server(t, old, tls.NoClientCert, says("v1.33.4"))), "cannot reach the cluster", "until " + date(old), "renew it on the server", ErrCertificate},
 		{"the client's certificate expired, and the server breaks off", Config{}, client(ca.server(t, fresh, tls.RequireAndVerifyClientCert, says("v1.33.4")), old.Add(-day), old),
-			`the certificate of context "home" does not serve any more`, "it was valid until " + date(old), "get a new kubeconfig"},
+			`the certificate of context "home" does not serve any more`, "it was valid until " + date(old), "get a new kubeconfig", ErrCertificate},
 		{"the client's certificate expired, and the server does not know who it is", Config{}, client(unknown, old.Add(-day), old),
-			`the certificate of context "home" does not serve any more`, "it was valid until " + date(old), "get a new kubeconfig"},
-		{"the clock here is behind", Config{}, client(unknown, fresh, fresh.Add(day)), "does not serve any more", "the clock here says", ""},
-		{"a token that nobody knows", Config{}, func(c *clientcmdapi.Config) { current(unknown)(c); c.AuthInfos["me"].Token = "x" }, `does not know you`, "401 Unauthorized", "get a new kubeconfig"},
+			`the certificate of context "home" does not serve any more`, "it was valid until " + date(old), "get a new kubeconfig", ErrCertificate},
+		{"the clock here is behind", Config{}, client(unknown, fresh, fresh.Add(day)), "does not serve any more", "the clock here says", "", ErrCertificate},
+		{"a token that nobody knows", Config{}, func(c *clientcmdapi.Config) { current(unknown)(c); c.AuthInfos["me"].Token = "x" }, `does not know you`, "401 Unauthorized", "get a new kubeconfig", ErrCredentials},
 		{"a program for credentials that is not installed", Config{}, func(c *clientcmdapi.Config) {
 			current(unknown)(c)
 			c.AuthInfos["me"].Exec = &clientcmdapi.ExecConfig{APIVersion: "client.authentication.k8s.io/v1", Command: "no-such-program", InteractiveMode: clientcmdapi.NeverExecInteractiveMode}
-		}, "cannot reach the cluster", "no-such-program ask for credentials, which is not installed", "install no-such-program"},
-		{"no API server", Config{}, current(ca.server(t, fresh, tls.NoClientCert, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") })), "cannot reach the cluster", "not a Kubernetes API server", ""},
-		{"too old", Config{}, current(ca.server(t, fresh, tls.NoClientCert, says("v1.26.15+k3s1"))), "is too old", "v1.26.15+k3s1, and the charts need v1.27 or newer", "upgrade the cluster"},
+		}, "cannot reach the cluster", "no-such-program ask for credentials, which is not installed", "install no-such-program", ErrCredentials},
+		{"no API server", Config{}, current(ca.server(t, fresh, tls.NoClientCert, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") })), "cannot reach the cluster", "not a Kubernetes API server", "", ErrUnreachable},
+		{"too old", Config{}, current(ca.server(t, fresh, tls.NoClientCert, says("v1.26.15+k3s1"))), "is too old", "v1.26.15+k3s1, and the charts need v1.27 or newer", "upgrade the cluster", ErrTooOld},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -226,6 +227,9 @@ func TestConnectSaysWhatIsWrong(t *testing.T) {
 			}
 			if fault.Fix == "" {
 				t.Error("no fix")
+			}
+			if !errors.Is(err, tt.kind) {
+				t.Errorf("it is not of the kind %q", tt.kind)
 			}
 		})
 	}

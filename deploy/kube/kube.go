@@ -68,6 +68,7 @@ func Connect(ctx context.Context, c Config) (*Cluster, error) {
 			What: fmt.Sprintf("the cluster of context %q is too old", cluster.Context),
 			Why:  fmt.Errorf("it runs Kubernetes %s, and the charts need v1.%d or newer", cluster.Version, OldestMinor),
 			Fix:  "upgrade the cluster, or choose another: kubectl config get-contexts",
+			Kind: ErrTooOld,
 		}
 	}
 	return cluster, nil
@@ -108,6 +109,19 @@ func Open(ctx context.Context, c Config) (*Cluster, error) {
 	cluster.Version = says.GitVersion
 	return cluster, nil
 }
+
+// Kinds of faults, for those who decide on them.
+var (
+	ErrKubeconfig  = errors.New("no kubeconfig that can be used")
+	ErrContext     = errors.New("no such context")
+	ErrUnreachable = errors.New("the cluster does not answer")
+	ErrCertificate = errors.New("a certificate does not serve")
+	ErrCredentials = errors.New("the cluster refuses the credentials")
+	ErrForbidden   = errors.New("rights are missing")
+	ErrTooOld      = errors.New("too old a Kubernetes")
+	ErrNoNode      = errors.New("no node takes a pod")
+	ErrNoVolume    = errors.New("volumes cannot be made")
+)
 
 var (
 	errNoKubernetes = errors.New("what answers is not a Kubernetes API server")

@@ -74,18 +74,18 @@ func readKubeconfig(c Config) (*kubeconfig, error) {
 		k.context = inCluster
 	}
 	if k.rest, err = k.loader.ClientConfig(); err != nil {
-		return nil, &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: oneLine(err), Fix: whichFileHelp}
+		return nil, &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: oneLine(err), Fix: whichFileHelp, Kind: ErrKubeconfig}
 	}
 	return k, nil
 }
 
 func loadFault(c Config, r *clientcmd.ClientConfigLoadingRules, err error) error {
 	if errors.Is(err, fs.ErrNotExist) && c.Kubeconfig != "" {
-		return &profiler.Fault{What: "there is no file " + c.Kubeconfig, Fix: makeOne}
+		return &profiler.Fault{What: "there is no file " + c.Kubeconfig, Fix: makeOne, Kind: ErrKubeconfig}
 	}
 	return &profiler.Fault{
 		What: "cannot read the kubeconfig " + strings.Join(r.GetLoadingPrecedence(), string(os.PathListSeparator)),
-		Why:  oneLine(err), Fix: whichFileHelp,
+		Why:  oneLine(err), Fix: whichFileHelp, Kind: ErrKubeconfig,
 	}
 }
 
@@ -103,22 +103,23 @@ func (k *kubeconfig) check(r *clientcmd.ClientConfigLoadingRules, raw *clientcmd
 			What: "there is no cluster to talk to",
 			Why:  fmt.Errorf("no context is in the kubeconfig %s", strings.Join(r.GetLoadingPrecedence(), string(os.PathListSeparator))),
 			Fix:  makeOne,
+			Kind: ErrKubeconfig,
 		}
 	case k.context == "":
 		return &profiler.Fault{
 			What: "no context is chosen", Why: fmt.Errorf("the kubeconfig has no current-context, and these contexts: %s", listed(contexts)),
-			Fix: "kubectl config use-context " + contexts[0] + "     or --context " + contexts[0],
+			Fix: "kubectl config use-context " + contexts[0] + "     or --context " + contexts[0], Kind: ErrKubeconfig,
 		}
 	case ctx == nil:
-		f := &profiler.Fault{What: fmt.Sprintf("there is no context %q", k.context), Why: errors.New("the kubeconfig has no context"), Fix: makeOne}
+		f := &profiler.Fault{What: fmt.Sprintf("there is no context %q", k.context), Why: errors.New("the kubeconfig has no context"), Fix: makeOne, Kind: ErrContext}
 		if len(contexts) > 0 {
 			f.Why, f.Fix = fmt.Errorf("the kubeconfig has %s", listed(contexts)), listContexts
 		}
 		return &ContextError{Name: k.context, Contexts: contexts, fault: f}
 	case raw.Clusters[ctx.Cluster] == nil:
-		return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names cluster %q, which is not in the kubeconfig", ctx.Cluster), Fix: whichFileHelp}
+		return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names cluster %q, which is not in the kubeconfig", ctx.Cluster), Fix: whichFileHelp, Kind: ErrKubeconfig}
 	case ctx.AuthInfo != "" && raw.AuthInfos[ctx.AuthInfo] == nil:
-		return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names user %q, who is not in the kubeconfig", ctx.AuthInfo), Fix: whichFileHelp}
+		return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names user %q, who is not in the kubeconfig", ctx.AuthInfo), Fix: whichFileHelp, Kind: ErrKubeconfig}
 	}
 	user := raw.AuthInfos[ctx.AuthInfo]
 	if user == nil {
@@ -126,7 +127,7 @@ func (k *kubeconfig) check(r *clientcmd.ClientConfigLoadingRules, raw *clientcmd
 	}
 	for _, file := range []string{raw.Clusters[ctx.Cluster].CertificateAuthority, user.ClientCertificate, user.ClientKey, user.TokenFile} {
 		if _, err := os.Stat(file); file != "" && err != nil {
-			return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names a file: %w", err), Fix: whichFileHelp}
+			return &profiler.Fault{What: fmt.Sprintf("context %q of the kubeconfig cannot be used", k.context), Why: fmt.Errorf("it names a file: %w", err), Fix: whichFileHelp, Kind: ErrKubeconfig}
 		}
 	}
 	return nil
@@ -158,7 +159,7 @@ func listed(names []string) string {
 
 // fault says why the server of a context cannot be talked to.
 func (k *kubeconfig) fault(err error) error {
-	f := &profiler.Fault{What: fmt.Sprintf("cannot reach the cluster of context %q", k.context), Why: oneLine(err)}
+	f := &profiler.Fault{What: fmt.Sprintf("cannot reach the cluster of context %q", k.context), Why: oneLine(err), Kind: ErrUnreachable}
 	host := k.rest.Host
 	if u, parseErr := url.Parse(host); parseErr == nil && u.Host != "" {
 		host = u.Host
@@ -172,26 +173,26 @@ func (k *kubeconfig) fault(err error) error {
 	switch {
 	case k.certificate() != nil:
 		f.What = fmt.Sprintf("the certificate of context %q does not serve any more", k.context)
-		f.Why, f.Fix = k.certificate(), k.renew()
+		f.Why, f.Fix, f.Kind = k.certificate(), k.renew(), ErrCertificate
 	case noExecutable.MatchString(err.Error()):
 		name := noExecutable.FindStringSubmatch(err.Error())[1]
-		f.Why, f.Fix = fmt.Errorf("the kubeconfig has %s ask for credentials, which is not installed", name), "install "+name+", or choose another context: "+listContexts
+		f.Why, f.Fix, f.Kind = fmt.Errorf("the kubeconfig has %s ask for credentials, which is not installed", name), "install "+name+", or choose another context: "+listContexts, ErrCredentials
 	case strings.Contains(err.Error(), "getting credentials: exec"):
-		f.Fix = "log in again with the tool that the message names, or choose another context: " + listContexts
+		f.Fix, f.Kind = "log in again with the tool that the message names, or choose another context: "+listContexts, ErrCredentials
 	case apierrors.IsUnauthorized(err):
 		f.What = fmt.Sprintf("the cluster of context %q does not know you", k.context)
-		f.Why, f.Fix = errors.New("it refuses the credentials of the kubeconfig (401 Unauthorized)"), k.renew()
+		f.Why, f.Fix, f.Kind = errors.New("it refuses the credentials of the kubeconfig (401 Unauthorized)"), k.renew(), ErrCredentials
 	case apierrors.IsForbidden(err):
 		f.What = fmt.Sprintf("the cluster of context %q does not tell you its version", k.context)
-		f.Fix = "ask whoever runs the cluster for the ClusterRole system:public-info-viewer"
+		f.Fix, f.Kind = "ask whoever runs the cluster for the ClusterRole system:public-info-viewer", ErrForbidden
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		f.Why = fmt.Errorf("the certificate of the server %s was valid from %s until %s", host, date(invalid.Cert.NotBefore), date(invalid.Cert.NotAfter))
-		f.Fix = "renew it on the server (kubeadm certs renew all; k3s: restart it), and look whether the clock here is right: date"
+		f.Fix, f.Kind = "renew it on the server (kubeadm certs renew all; k3s: restart it), and look whether the clock here is right: date", ErrCertificate
 	case errors.As(err, &authority):
 		f.Why = fmt.Errorf("the certificate of %s is signed by somebody whom the kubeconfig does not know: was the cluster made anew?", host)
-		f.Fix = k.renew()
+		f.Fix, f.Kind = k.renew(), ErrCertificate
 	case errors.As(err, &hostname):
-		f.Fix = "name the server in the kubeconfig as its certificate does: kubectl config set-cluster NAME --server https://…"
+		f.Fix, f.Kind = "name the server in the kubeconfig as its certificate does: kubectl config set-cluster NAME --server https://…", ErrCertificate
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.Why, f.Fix = fmt.Errorf("nothing listens on %s (connection refused)", host), k.start()
 	case errors.As(err, &dns):

@@ -52,6 +52,7 @@ type Hurdle struct {
 	Cause string // one sentence: what the API server or the node says
 	Fix   string
 	After time.Duration // it counts once the reason has held for so long
+	Kind  error         // of the fault that it makes; may be nil
 	at    time.Time     // when it last happened, of what happens again and again
 	pod   string        // that has a log to look into
 	from  string        // its container
@@ -235,7 +236,7 @@ func (c *Cluster) hopeless(ctx context.Context, states []State, started time.Tim
 		if grace > 0 && time.Since(since) < grace {
 			continue
 		}
-		return &profiler.Fault{What: s.Ref.String() + " will not be ready", Why: errors.New(c.complete(ctx, s)), Fix: h.Fix}
+		return &profiler.Fault{What: s.Ref.String() + " will not be ready", Why: errors.New(c.complete(ctx, s)), Fix: h.Fix, Kind: h.Kind}
 	}
 	return nil
 }

@@ -355,7 +355,7 @@ func (v *view) unscheduled(p *corev1.Pod, c *corev1.PodCondition) why {
 	w.hurdle = Hurdle{
 		Cause: fmt.Sprintf("%s: no node takes it: %s", p.Name, schedulerWords(c.Message)),
 		Fix:   noNodeFix(c.Message),
-		After: roomLimit, pod: p.Name,
+		After: roomLimit, Kind: ErrNoNode, pod: p.Name,
 	}
 	return w
 }
@@ -413,9 +413,9 @@ func (v *view) whyUnbound(c *corev1.PersistentVolumeClaim) why {
 	switch {
 	case e.Reason == "FailedBinding" && strings.Contains(e.Message, "no storage class is set"):
 		w.text = "the cluster has no default storage class"
-		w.hurdle = Hurdle{Cause: fmt.Sprintf("claim %s names no storage class, and the cluster has no default", c.Name), Fix: "kalypsoctl preflight --only storage     tells how to make one", After: noClassLimit}
+		w.hurdle = Hurdle{Cause: fmt.Sprintf("claim %s names no storage class, and the cluster has no default", c.Name), Fix: "kalypsoctl preflight --only storage     tells how to make one", After: noClassLimit, Kind: ErrNoVolume}
 	case e.Reason == "ProvisioningFailed" && strings.Contains(e.Message, "not found"):
-		w.hurdle = Hurdle{Cause: fmt.Sprintf("claim %s: %s", c.Name, short(e.Message)), Fix: "kubectl get storageclass     lists those that there are", After: noClassLimit}
+		w.hurdle = Hurdle{Cause: fmt.Sprintf("claim %s: %s", c.Name, short(e.Message)), Fix: "kubectl get storageclass     lists those that there are", After: noClassLimit, Kind: ErrNoVolume}
 	}
 	return w
 }

@@ -199,7 +199,7 @@ func (w *watched) heardWhy(ctx context.Context) {
 
 // forbidden is the error of missing rights.
 func forbidden(what string, err error) error {
-	return &profiler.Fault{What: "you may not " + what, Why: oneLine(err), Fix: "kalypsoctl preflight --only rbac     lists the rights that are missing"}
+	return &profiler.Fault{What: "you may not " + what, Why: oneLine(err), Fix: "kalypsoctl preflight --only rbac     lists the rights that are missing", Kind: ErrForbidden}
 }
 
 // stop ends the watches and waits for them.

@@ -43,6 +43,10 @@ const (
 	failed      = 1
 	changes     = 4
 	timedOut    = 5
+	noContext   = 11
+	expired     = 13
+	forbidden   = 15
+	foreign     = 20
 	interrupted = 130
 )
 
@@ -491,7 +495,7 @@ func TestTwoKubeconfigs(t *testing.T) {
 	if got := (&bench{Cluster: two}).releases(t); got["istio-system/istio-base"] != "deployed 1" {
 		t.Errorf("the cluster that was meant has %v", got)
 	}
-	holds(t, both.run(t, failed, "", "install", "--yes", "--context", "twoo", "istio-base"), "twoo", "--context two")
+	holds(t, both.run(t, noContext, "", "install", "--yes", "--context", "twoo", "istio-base"), "twoo", "--context two")
 }
 
 // Who may do nothing is told so before anything is changed; who may only look is
@@ -506,17 +510,17 @@ func TestRestricted(t *testing.T) {
 		if role != "" {
 			b.kubectl(t, "", "create", "clusterrolebinding", name, "--clusterrole="+role, "--user="+name)
 		}
-		text := b.as(kubeconfig).run(t, failed, "", "install", "--yes", "--profile", "small", "istio-base")
+		text := b.as(kubeconfig).run(t, forbidden, "", "install", "--yes", "--profile", "small", "istio-base")
 		holds(t, text, "error:", "fix:", "preflight")
 		if got := b.releases(t); len(got) > 0 {
 			t.Errorf("%s installed %v", name, got)
 		}
 	}
-	expired, err := b.KubeconfigFor(cluster.User{Name: "late", Groups: []string{"system:masters"}, Expired: true})
+	late, err := b.KubeconfigFor(cluster.User{Name: "late", Groups: []string{"system:masters"}, Expired: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	holds(t, b.as(expired).run(t, failed, "", "install", "--yes", "istio-base"), "valid until", "fix:")
+	holds(t, b.as(late).run(t, expired, "", "install", "--yes", "istio-base"), "valid until", "fix:")
 }
 
 // What others made is refused, named, and taken over when that is asked for.
@@ -541,7 +545,7 @@ spec:
     metadata: {labels: {app: other}}
     spec: {containers: [{name: other, image: example.org/other:1}]}
 `, "apply", "-f", "-")
-	text := b.run(t, failed, "", "install", "--yes", "--profile", "small", "tempo")
+	text := b.run(t, foreign, "", "install", "--yes", "--profile", "small", "tempo")
 	holds(t, text, "tempo", "--adopt tempo")
 	if got := b.releases(t); len(got) > 0 {
 		t.Errorf("something was installed beside it: %v", got)

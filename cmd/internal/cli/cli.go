@@ -34,6 +34,13 @@ const (
 	ExitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
+// Code is an exit code of one program for one kind of error.
+type Code struct {
+	Exit  int
+	Means string // a few words, for help
+	Is    func(error) bool
+}
+
 // Exit ends the program with a code and prints nothing: whoever returns it has
 // said what there is to say.
 type Exit int
@@ -74,8 +81,9 @@ func Usage(fix, format string, args ...any) error {
 	return Wrong(&profiler.Fault{What: fmt.Sprintf(format, args...), Fix: fix})
 }
 
-// Run executes the command line of root and gives the exit code.
-func Run(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
+// Run executes the command line of root and gives the exit code; codes are those
+// that only this program has.
+func Run(root *cobra.Command, args []string, stdout, stderr io.Writer, codes ...Code) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first signal asks a verb to finish; a second one must be able to kill.
@@ -86,12 +94,13 @@ func Run(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	return Report(ctx, root.ExecuteContext(ctx), stderr)
+	return Report(ctx, root.ExecuteContext(ctx), stderr, codes...)
 }
 
 // Report prints err for a person and gives the exit code that belongs to it:
-// that of its method ExitCode, if it has one.
-func Report(ctx context.Context, err error, stderr io.Writer) int {
+// that of its method ExitCode, if it has one, else the first of codes that is for
+// it.
+func Report(ctx context.Context, err error, stderr io.Writer, codes ...Code) int {
 	var exit Exit
 	switch {
 	case err == nil:
@@ -111,6 +120,11 @@ func Report(ctx context.Context, err error, stderr io.Writer) int {
 	}
 	if errors.As(err, &coded) {
 		return coded.ExitCode()
+	}
+	for _, c := range codes {
+		if c.Is(err) {
+			return c.Exit
+		}
 	}
 	return ExitFailed
 }
