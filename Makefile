@@ -7,16 +7,20 @@ SHELL         := /bin/sh
 # Root needs no sudo; everybody else is asked for a password when it is due.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-# 40 hex digits and a describe such as v0.1.0-12-gdb6f412 or db6f412-dirty. In
-# an archive without .git both are empty and Go's build information is used.
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
-COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+# The version is in the file VERSION. Only the commit that is tagged with it may
+# say so, without changes: others are v0.1.0-dev.db6f412ba3c9, and .dirty. In an
+# archive without .git there is no commit.
+NUMBER   := $(shell cat VERSION)
+TAGGED   := $(shell git describe --tags --exact-match --dirty --match 'v$(NUMBER)' 2>/dev/null)
+REVISION := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+VERSION  ?= v$(NUMBER)$(if $(filter v$(NUMBER),$(TAGGED)),,-dev$(addprefix .,$(subst -,.,$(REVISION))))
+COMMIT   ?= $(shell git rev-parse HEAD 2>/dev/null)
 
 # CGO off: one static file that runs on any distribution. -trimpath: the same
 # bytes wherever it is built. -s -w is not given: a profiler should have names.
 export CGO_ENABLED := 0
 GO      ?= go
-LDFLAGS := $(if $(VERSION),-X main.version=$(VERSION)) $(if $(COMMIT),-X main.commit=$(COMMIT))
+LDFLAGS := -X main.version=$(VERSION) $(if $(COMMIT),-X main.commit=$(COMMIT))
 GOBUILD := $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 
 # Everything that is ours to format and lint.
@@ -139,8 +143,21 @@ images: ## container images of both, amd64 and arm64, into bin/images
 		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/kalypsoctl ./cmd/kalypsoctl || exit 1; \
 	done
 	@rm -rf bin/images
-	@$(GO) run ./docker/images -tag "$$(sed -n 's/^appVersion: //p' charts/kalypso-agent/Chart.yaml)" \
+	@$(GO) run ./docker/images -tag "$(NUMBER)" \
 		-revision "$(COMMIT)" -created "$(or $(CREATED),0)" -binaries bin -o bin/images
+
+# A folder of packaged upstream charts, from "kalypsoctl charts pull -d DIR", goes
+# into ours with RELEASEFLAGS='-upstream DIR'.
+RELEASEFLAGS ?=
+.PHONY: release
+release: ## programs, images, charts, SBOMs and checksums into bin/release
+	@scripts/setup build
+	@$(GO) run ./release -version "$(VERSION)" -revision "$(COMMIT)" -created "$(or $(CREATED),0)" -o bin/release $(RELEASEFLAGS)
+
+.PHONY: test-release
+test-release: ## make release in two folders, which must give the same bytes
+	@scripts/setup build
+	KALYPSO_TEST_RELEASE=1 $(GO) test -count=1 -timeout 60m -v ./release/...
 
 # Seeds run with every "make test"; this looks for new inputs.
 FUZZTIME ?= 30s
@@ -160,6 +177,16 @@ bench: ## what profiling costs, beside perf record
 	$(GO) build -trimpath -o bin/bench ./test/bench
 	@$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
 	@$(SUDO) bin/bench -agent bin/kalypso-agent $(BENCHFLAGS)
+
+# The load is this program, built again and again without a cache.
+SOAKTIME ?= 1h
+.PHONY: soak
+soak: ## the service for SOAKTIME (1h) on a machine that compiles; writes its chart
+	@scripts/setup build
+	$(GO) build -trimpath -o bin/soak ./test/soak
+	@$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
+	@$(SUDO) bin/soak -check -agent bin/kalypso-agent -d $(SOAKTIME) -csv docs/reference/soak.csv -svg docs/reference/soak.svg \
+		-load 'GOCACHE="$$(mktemp -d)" && export GOCACHE && $(GO) build -a -p 1 -o /dev/null ./cmd/agent; rm -rf "$$GOCACHE"'
 
 # The compiler is pinned and paths are relative: the same source gives the
 # same objects on every machine.
