@@ -35,8 +35,8 @@ func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [flags]",
 		Short: "how is the stack? on one screen",
-		Long: `How is the stack? One line for each component: pods that are ready, version, since
-when, and what is wrong. What does not answer in time is shown as unknown.
+		Long: `How is the stack? One line for each component: pods that are ready, version of
+what runs and of its chart, since when, and what is wrong. What does not answer in time is shown as unknown.
 Exit code 0: all that is installed is healthy. 3: something is not. 5: --wait waited in
 vain.`,
 		Example: `  kalypsoctl status                                   health at a glance
@@ -215,7 +215,7 @@ func (p *page) write(out io.Writer, style term.Style, width int) error {
 	for _, c := range installed {
 		rows = append(rows, p.row(c, style))
 	}
-	if err := style.Table(&b, []string{"component", "ready", "version", "since", "notes"}, rows); err != nil {
+	if err := style.Table(&b, []string{"component", "ready", "version", "chart", "since", "notes"}, rows); err != nil {
 		return err
 	}
 	if absent := p.absent(); len(absent) > 0 {
@@ -253,7 +253,7 @@ func writeBroken(out io.Writer, installed []status.Component) error {
 
 // row is the line of one component.
 func (p *page) row(c status.Component, style term.Style) []string {
-	ready, version, since := "?", "", ""
+	ready, version, chart, since := "?", "", "", ""
 	if c.Health != status.Unknown {
 		ready = "-"
 		if c.Want > 0 {
@@ -262,9 +262,9 @@ func (p *page) row(c status.Component, style term.Style) []string {
 		since = kube.Age(p.now.Sub(c.Since))
 	}
 	if c.Release != nil {
-		version = c.Release.Version
+		version, chart = strings.TrimPrefix(c.Release.App, "v"), c.Release.Version
 	}
-	return []string{c.Name, ready, version, since, p.note(c, style)}
+	return []string{c.Name, ready, version, chart, since, p.note(c, style)}
 }
 
 // note is the most important thing to say of a component.
@@ -341,7 +341,8 @@ type statusComponent struct {
 	Health    string     `json:"health"` // healthy, starting, broken, unknown, absent
 	Namespace string     `json:"namespace"`
 	Release   string     `json:"release"`
-	Version   string     `json:"version,omitempty"`
+	Version   string     `json:"version,omitempty"` // of the chart
+	App       string     `json:"app_version,omitempty"`
 	Revision  int        `json:"revision,omitempty"`
 	Managed   bool       `json:"managed"`
 	Ready     int        `json:"ready"`
@@ -361,7 +362,7 @@ func (p *page) writeJSON(out io.Writer) error {
 			Ready: c.Ready, Want: c.Want, Note: c.Note, Fix: c.Fix, Warnings: c.Warnings, Asked: c.Asked.UTC(),
 		}
 		if c.Release != nil {
-			s.Version, s.Revision, s.Managed = c.Release.Version, c.Release.Revision, c.Release.Managed
+			s.Version, s.App, s.Revision, s.Managed = c.Release.Version, c.Release.App, c.Release.Revision, c.Release.Managed
 		}
 		if !c.Since.IsZero() {
 			since := c.Since.UTC()

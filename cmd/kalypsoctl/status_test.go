@@ -16,7 +16,7 @@ import (
 
 func TestStatusPage(t *testing.T) {
 	now := time.Date(2026, 11, 26, 13, 0, 0, 0, time.UTC)
-	ours := &helm.Installed{Version: "0.1.0", Managed: true}
+	ours := &helm.Installed{Version: "0.1.0", App: "v3.7.6", Managed: true}
 	part := func(name string, h status.Health, ready, want int) status.Component {
 		return status.Component{Component: component.Component{Name: name}, Health: h, Release: ours, Ready: ready, Want: want, Since: now.Add(-3 * 24 * time.Hour)}
 	}
@@ -29,7 +29,7 @@ func TestStatusPage(t *testing.T) {
 	broken.Note, broken.Fix = `kalypso-grafana-6f: secret "kalypso-grafana-admin" not found`, "kalypsoctl install"
 	unknown := status.Component{Component: component.Component{Name: "agent"}, Note: "no answer in 10 s"}
 	foreign := part("minio", status.Healthy, 1, 1)
-	foreign.Release = &helm.Installed{Version: "5.4.0"}
+	foreign.Release = &helm.Installed{Version: "5.4.0", App: "2.1"}
 	absent := status.Component{Component: component.Component{Name: "pyroscope"}, Health: status.Absent}
 
 	tests := []struct {
@@ -41,31 +41,31 @@ func TestStatusPage(t *testing.T) {
 		want     string
 	}{
 		{"all is well", []status.Component{gateway, healthy}, nil, 0, true, `kalypso on home: healthy
-component   ready  version  since  notes
-istio-base  -      0.1.0    3d
-mimir       12/12  0.1.0    3d
+component   ready  version  chart  since  notes
+istio-base  -      3.7.6    0.1.0  3d
+mimir       12/12  3.7.6    0.1.0  3d
 `},
 		{"what happened lately is a warning", []status.Component{restarted, foreign}, nil, 0, true, `kalypso on home: healthy, 1 warning
-component  ready  version  since  notes
-loki       7/7    0.1.0    3d     ! loki-read-0 restarted 12m ago (OOMKilled, limit 512Mi)
-minio      1/1    5.4.0    3d     installed by others
+component  ready  version  chart  since  notes
+loki       7/7    3.7.6    0.1.0  3d     ! loki-read-0 restarted 12m ago (OOMKilled, limit 512Mi)
+minio      1/1    2.1      5.4.0  3d     installed by others
 `},
 		{"what is wrong, and what is not there", []status.Component{starting, broken, absent}, nil, 60, false, `kalypso on home: not healthy: 1 broken, 1 starting
-component  ready  version  since  notes
-tempo      0/1    0.1.0    48 s   tempo-0: pulling image gr…
-grafana    0/1    0.1.0    3d     ✗ kalypso-grafana-6f: sec…
+component  ready  version  chart  since  notes
+tempo      0/1    3.7.6    0.1.0  48 s   tempo-0: pulling i…
+grafana    0/1    3.7.6    0.1.0  3d     ✗ kalypso-grafana-…
 not installed: pyroscope
 
 grafana: kalypso-grafana-6f: secret "kalypso-grafana-admin" not found
 fix: kalypsoctl install
 `},
 		{"unknown is not healthy", []status.Component{unknown}, nil, 0, false, `kalypso on home: not healthy: 1 unknown
-component  ready  version  since  notes
-agent      ?                      ? unknown: no answer in 10 s
+component  ready  version  chart  since  notes
+agent      ?                             ? unknown: no answer in 10 s
 `},
 		{"unknown has its age, where it was known before", []status.Component{unknown}, map[string]time.Time{"agent": now.Add(-72 * time.Second)}, 0, false, `kalypso on home: not healthy: 1 unknown
-component  ready  version  since  notes
-agent      ?                      ? unknown for 1m12s: no answer in 10 s
+component  ready  version  chart  since  notes
+agent      ?                             ? unknown for 1m12s: no answer in 10 s
 `},
 		{"nothing is installed", []status.Component{absent}, nil, 0, false, `kalypso on home: not installed
 

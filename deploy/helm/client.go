@@ -70,6 +70,7 @@ type Installed struct {
 	Namespace string
 	Chart     string
 	Version   string // of the chart
+	App       string // the version of what is in it, as the chart says
 	Revision  int
 	Status    string // deployed, failed, pending-install …: Helm's words
 	Why       string // what Helm says of the status
@@ -154,7 +155,7 @@ func installed(revisions []*release.Release) (*Installed, error) {
 		Worked: worked(revisions), Values: last.Config,
 	}
 	if last.Chart != nil && last.Chart.Metadata != nil {
-		i.Chart, i.Version = last.Chart.Metadata.Name, last.Chart.Metadata.Version
+		i.Chart, i.Version, i.App = last.Chart.Metadata.Name, last.Chart.Metadata.Version, last.Chart.Metadata.AppVersion
 	}
 	if last.Info != nil {
 		i.Status, i.Why, i.Updated = last.Info.Status.String(), last.Info.Description, last.Info.LastDeployed.Time

@@ -79,8 +79,8 @@ func (d *dump) releases(context.Context) error {
 			fmt.Fprintf(&b, "%-18s  %s %s\n", c.Name, c.Health, c.Note)
 			continue
 		}
-		fmt.Fprintf(&b, "%-18s  %s/%s  chart %s %s  revision %d  %s  %s  profile %q  managed %t  %s\n",
-			c.Name, r.Namespace, r.Name, r.Chart, r.Version, r.Revision, r.Status, r.Updated.UTC().Format(time.RFC3339), r.Profile, r.Managed, r.Why)
+		fmt.Fprintf(&b, "%-18s  %s/%s  chart %s %s (app %s)  revision %d  %s  %s  profile %q  managed %t  %s\n",
+			c.Name, r.Namespace, r.Name, r.Chart, r.Version, r.App, r.Revision, r.Status, r.Updated.UTC().Format(time.RFC3339), r.Profile, r.Managed, r.Why)
 		if len(r.Values) == 0 {
 			continue
 		}
