@@ -31,8 +31,9 @@ type Config struct {
 	Comm         string
 	CgroupID     uint64 // cgroup v2 ID, with its depth below the root; 0: any
 	CgroupLevel  uint32
-	TailCalls    bool   // walk by tail calls even where bpf_loop exists (tests)
-	Rows         uint32 // size of the table of unwind rows, 4 bytes each; 0: the default
+	Subsystem    Subsystem // of cgroup v1, for verdicts
+	TailCalls    bool      // walk by tail calls even where bpf_loop exists (tests)
+	Rows         uint32    // size of the table of unwind rows, 4 bytes each; 0: the default
 }
 
 // Kernel is the loaded kernel side.
@@ -119,6 +120,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		"klp_comm":          comm,
 		"klp_cgroup":        cfg.CgroupID,
 		"klp_cgroup_level":  cfg.CgroupLevel,
+		"klp_subsystem":     uint8(cfg.Subsystem),
 	}
 	for name, value := range values {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -283,13 +285,14 @@ type Counters struct {
 	Deferred         uint64
 	DeferSkipped     uint64
 	ProcessUntracked uint64
+	Filtered         uint64     // of the samples, left out by verdicts before anything was walked
 	RunNs            uint64     // spent on samples, as the programs themselves measure it
 	Stops            [12]uint64 // by profiler.Stop
 }
 
 // Counters reads the totals.
 func (k *Kernel) Counters() (Counters, error) {
-	var total [20]uint64
+	var total [21]uint64
 	var perCPU []uint64
 	for i := range total {
 		var err error
@@ -299,14 +302,14 @@ func (k *Kernel) Counters() (Counters, error) {
 	}
 	c := Counters{
 		Samples: total[0], LostRing: total[1], Merged: total[2], Uncounted: total[3],
-		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6], RunNs: total[counterRunNs],
+		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6], Filtered: total[7], RunNs: total[counterRunNs],
 	}
-	copy(c.Stops[:], total[8:])
+	copy(c.Stops[:], total[9:])
 	return c, nil
 }
 
 // counterRunNs is the place of Counters.RunNs.
-const counterRunNs = 7
+const counterRunNs = 8
 
 // RunNs is that counter alone, for whoever asks often.
 func (k *Kernel) RunNs() (uint64, error) {
@@ -346,7 +349,7 @@ func (k *Kernel) MapBytes() uint64 {
 	m := &k.objs.kalypsoMaps
 	for _, mp := range []*ebpf.Map{
 		m.Mappings, m.Executables, m.Pages, m.Rows, m.Rules, m.Processes, m.Targets,
-		m.Counts, m.Records, m.Walks, m.Memories, m.Copies, m.Counters,
+		m.Verdicts, m.Counts, m.Records, m.Walks, m.Memories, m.Copies, m.Counters,
 	} {
 		if info, err := mp.Info(); err == nil {
 			if n, ok := info.Memlock(); ok {

@@ -72,6 +72,8 @@ func TestStructsAgree(t *testing.T) {
 		"klp_process":    {16, map[string]uint32{"first": 0, "count": 4, "flags": 8}},
 		"klp_executable": {16, map[string]uint32{"pages": 0, "first_page": 4, "count": 8, "unavailable": 12}},
 		"klp_page":       {16, map[string]uint32{"first": 0, "count": 4, "used": 8}},
+		"klp_cgroup":     {16, map[string]uint32{"id": 0, "hierarchy": 8}},
+		"klp_verdict":    {8, map[string]uint32{"share": 0, "flags": 4}},
 		"klp_rows":       {4096, map[string]uint32{"row": 0}},
 	}
 	for _, object := range []string{"kalypso_x86_bpfel.o", "kalypso_arm64_bpfel.o"} {

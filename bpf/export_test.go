@@ -7,7 +7,7 @@ func (k *Kernel) Maps() map[string]*ebpf.Map {
 	m := &k.objs.kalypsoMaps
 	return map[string]*ebpf.Map{
 		"mappings": m.Mappings, "executables": m.Executables, "pages": m.Pages, "rows": m.Rows, "rules": m.Rules,
-		"processes": m.Processes, "targets": m.Targets, "counts": m.Counts,
+		"processes": m.Processes, "targets": m.Targets, "verdicts": m.Verdicts, "counts": m.Counts,
 	}
 }
 

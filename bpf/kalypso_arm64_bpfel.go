@@ -29,6 +29,7 @@ const (
 	kalypsoMapRules           = "rules"
 	kalypsoMapTails           = "tails"
 	kalypsoMapTargets         = "targets"
+	kalypsoMapVerdicts        = "verdicts"
 	kalypsoMapWalks           = "walks"
 	kalypsoProgKlpOnCpu       = "klp_on_cpu"
 	kalypsoProgKlpOnCpuLegacy = "klp_on_cpu_legacy"
@@ -48,6 +49,8 @@ const (
 	kalypsoVarKlpOnlyTargets  = "klp_only_targets"
 	kalypsoVarKlpPidnsInum    = "klp_pidns_inum"
 	kalypsoVarKlpPidnsLevel   = "klp_pidns_level"
+	kalypsoVarKlpSelecting    = "klp_selecting"
+	kalypsoVarKlpSubsystem    = "klp_subsystem"
 )
 
 // loadKalypso returns the embedded CollectionSpec for kalypso.
@@ -118,6 +121,7 @@ type kalypsoMapSpecs struct {
 	Rules       *ebpf.MapSpec `ebpf:"rules"`
 	Tails       *ebpf.MapSpec `ebpf:"tails"`
 	Targets     *ebpf.MapSpec `ebpf:"targets"`
+	Verdicts    *ebpf.MapSpec `ebpf:"verdicts"`
 	Walks       *ebpf.MapSpec `ebpf:"walks"`
 }
 
@@ -136,6 +140,8 @@ type kalypsoVariableSpecs struct {
 	KlpOnlyTargets  *ebpf.VariableSpec `ebpf:"klp_only_targets"`
 	KlpPidnsInum    *ebpf.VariableSpec `ebpf:"klp_pidns_inum"`
 	KlpPidnsLevel   *ebpf.VariableSpec `ebpf:"klp_pidns_level"`
+	KlpSelecting    *ebpf.VariableSpec `ebpf:"klp_selecting"`
+	KlpSubsystem    *ebpf.VariableSpec `ebpf:"klp_subsystem"`
 }
 
 // kalypsoObjects contains all objects after they have been loaded into the kernel.
@@ -171,6 +177,7 @@ type kalypsoMaps struct {
 	Rules       *ebpf.Map `ebpf:"rules"`
 	Tails       *ebpf.Map `ebpf:"tails"`
 	Targets     *ebpf.Map `ebpf:"targets"`
+	Verdicts    *ebpf.Map `ebpf:"verdicts"`
 	Walks       *ebpf.Map `ebpf:"walks"`
 }
 
@@ -189,6 +196,7 @@ func (m *kalypsoMaps) Close() error {
 		m.Rules,
 		m.Tails,
 		m.Targets,
+		m.Verdicts,
 		m.Walks,
 	)
 }
@@ -208,6 +216,8 @@ type kalypsoVariables struct {
 	KlpOnlyTargets  *ebpf.Variable `ebpf:"klp_only_targets"`
 	KlpPidnsInum    *ebpf.Variable `ebpf:"klp_pidns_inum"`
 	KlpPidnsLevel   *ebpf.Variable `ebpf:"klp_pidns_level"`
+	KlpSelecting    *ebpf.Variable `ebpf:"klp_selecting"`
+	KlpSubsystem    *ebpf.Variable `ebpf:"klp_subsystem"`
 }
 
 // kalypsoPrograms contains all programs after they have been loaded into the kernel.

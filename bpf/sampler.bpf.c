@@ -8,6 +8,7 @@
  */
 #include "include/kalypso/maps.h"
 #include "include/kalypso/regs.h"
+#include "include/kalypso/select.h"
 #include "include/kalypso/task.h"
 #include "unwind/copy.h"
 #include "unwind/native.h"
@@ -175,6 +176,11 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	if (!klp_wanted(task, pid))
 		return NULL;
 	klp_count(KLP_COUNT_SAMPLES);
+	if (klp_selecting && !klp_selected(task)) {
+		klp_count(KLP_COUNT_FILTERED);
+		klp_ran_since(began);
+		return NULL;
+	}
 	w = bpf_map_lookup_elem(&walks, &zero);
 	if (!w)
 		return NULL;

@@ -22,6 +22,13 @@ type functionsKlpCall struct {
 	Rule    functionsKlpRule
 }
 
+type functionsKlpCgroup struct {
+	_         structs.HostLayout
+	Id        uint64
+	Hierarchy uint32
+	Pad       uint32
+}
+
 type functionsKlpCopy struct {
 	_      structs.HostLayout
 	Header struct {
@@ -122,6 +129,12 @@ type functionsKlpRule struct {
 	Pad    [2]uint8
 }
 
+type functionsKlpVerdict struct {
+	_     structs.HostLayout
+	Share uint32
+	Flags uint32
+}
+
 type functionsKlpWalk struct {
 	_            structs.HostLayout
 	Pc           uint64
@@ -200,6 +213,7 @@ const (
 	functionsMapRows              = "rows"
 	functionsMapRules             = "rules"
 	functionsMapTargets           = "targets"
+	functionsMapVerdicts          = "verdicts"
 	functionsMapWalk              = "walk"
 	functionsMapWalks             = "walks"
 	functionsProgTestBound        = "test_bound"
@@ -289,6 +303,7 @@ type functionsMapSpecs struct {
 	Rows        *ebpf.MapSpec `ebpf:"rows"`
 	Rules       *ebpf.MapSpec `ebpf:"rules"`
 	Targets     *ebpf.MapSpec `ebpf:"targets"`
+	Verdicts    *ebpf.MapSpec `ebpf:"verdicts"`
 	Walk        *ebpf.MapSpec `ebpf:"walk"`
 	Walks       *ebpf.MapSpec `ebpf:"walks"`
 }
@@ -332,6 +347,7 @@ type functionsMaps struct {
 	Rows        *ebpf.Map `ebpf:"rows"`
 	Rules       *ebpf.Map `ebpf:"rules"`
 	Targets     *ebpf.Map `ebpf:"targets"`
+	Verdicts    *ebpf.Map `ebpf:"verdicts"`
 	Walk        *ebpf.Map `ebpf:"walk"`
 	Walks       *ebpf.Map `ebpf:"walks"`
 }
@@ -350,6 +366,7 @@ func (m *functionsMaps) Close() error {
 		m.Rows,
 		m.Rules,
 		m.Targets,
+		m.Verdicts,
 		m.Walk,
 		m.Walks,
 	)

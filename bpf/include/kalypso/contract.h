@@ -183,6 +183,28 @@ struct klp_copy {
 	__u8 stack[KLP_COPY_BYTES];
 };
 
+/*
+ * A cgroup: its number is one of its hierarchy only. Hierarchies are the unified
+ * one (version 2), and that of klp_subsystem where version 1 is mounted too.
+ */
+#define KLP_HIERARCHY_UNIFIED 0
+#define KLP_HIERARCHY_OLD     1
+
+struct klp_cgroup {
+	__u64 id; /* inode number of its directory */
+	__u32 hierarchy;
+	__u32 pad;
+};
+
+/* What is to be done with samples of a cgroup. */
+#define KLP_VERDICT_ALL   0xffffffff
+#define KLP_VERDICT_BELOW 1 /* holds for cgroups below that have none of their own */
+
+struct klp_verdict {
+	__u32 share; /* that is taken, of 2^32; 0: none, KLP_VERDICT_ALL: all */
+	__u32 flags;
+};
+
 /* What makes samples the same. tid is 0 unless threads are told apart. */
 struct klp_key {
 	__u64 hash;

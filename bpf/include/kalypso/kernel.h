@@ -26,6 +26,32 @@ struct pid {
 	char numbers[1]; /* struct upid[] */
 } __relocated;
 
+struct kernfs_node {
+	__u64 id;
+} __relocated;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+} __relocated;
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+} __relocated;
+
+/* Only those that every container of version 1 is in. Not all are in every kernel. */
+enum cgroup_subsys_id {
+	cpu_cgrp_id,
+	memory_cgrp_id,
+	pids_cgrp_id,
+};
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[1]; /* by cgroup_subsys_id */
+	struct cgroup *dfl_cgrp;               /* in the unified hierarchy */
+} __relocated;
+
 typedef struct {
 	int counter;
 } atomic_t;
@@ -41,6 +67,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	struct signal_struct *signal;
+	struct css_set *cgroups;
 	void *mm;
 	char comm[16];
 } __relocated;

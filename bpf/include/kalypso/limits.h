@@ -43,6 +43,12 @@
 #define KLP_ROW_STEPS     17
 #define KLP_MAPPING_STEPS 16
 
+/*
+ * Cgroups that are asked from a process's own upwards. A pod is one above its
+ * containers; systemd in a container, with a user's session, adds six.
+ */
+#define KLP_CGROUP_LEVELS 16
+
 /* Table sizes. User space may make pages, rows and mappings smaller. */
 #define KLP_EXECUTABLES 8192    /* 16 B each */
 #define KLP_PAGES       65536   /* 16 B each: 4 GiB of code */
@@ -51,6 +57,7 @@
 #define KLP_KNOWN       512 /* remembered rules of 32 B, per CPU: 16 KiB of stack, a slot for each 32 B */
 #define KLP_MAPPINGS    49152 /* 32 B each */
 #define KLP_PROCESSES   16384
+#define KLP_VERDICTS    4096 /* about 80 B each; a node has 110 pods unless told otherwise */
 #define KLP_COUNTS      16384
 #define KLP_RING_BYTES  (2 << 20)
 

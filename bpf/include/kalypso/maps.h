@@ -37,6 +37,14 @@ struct {
 	__type(value, __u8);
 } targets SEC(".maps");
 
+/* Which cgroups are sampled, where not all are. Lookups from perf events need it preallocated. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, KLP_VERDICTS);
+	__type(key, struct klp_cgroup);
+	__type(value, struct klp_verdict);
+} verdicts SEC(".maps");
+
 /* Samples of stacks that user space already has, since it last looked. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
