@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
@@ -51,15 +51,9 @@ func (f *scopeFlags) open(ctx context.Context, text string) (*agents.Fleet, *kub
 	if err != nil {
 		return nil, nil, err
 	}
-	namespace := f.namespace
-	if namespace == "" {
-		if namespace, err = f.contextNamespace(); err != nil {
-			return nil, nil, err
-		}
-	}
-	target, err := agents.ParseTarget(text, namespace)
+	target, err := f.target(text)
 	if err != nil {
-		return nil, nil, cli.Wrong(err)
+		return nil, nil, err
 	}
 	scope, err := agents.Find(ctx, cluster.Client, target)
 	if err != nil {
@@ -69,12 +63,31 @@ func (f *scopeFlags) open(ctx context.Context, text string) (*agents.Fleet, *kub
 	return fleet, cluster, err
 }
 
+// target reads a target, in the namespace that was given or the context's.
+func (f *scopeFlags) target(text string) (agents.Target, error) {
+	namespace := f.namespace
+	if namespace == "" {
+		var err error
+		if namespace, err = f.contextNamespace(); err != nil {
+			return agents.Target{}, err
+		}
+	}
+	target, err := agents.ParseTarget(text, namespace)
+	if err != nil {
+		return target, cli.Wrong(err)
+	}
+	return target, nil
+}
+
 // contextNamespace is the namespace of the context, as kubectl takes it.
 func (f *scopeFlags) contextNamespace() (string, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
 	name, _, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: f.context}).Namespace()
-	if err != nil {
+	switch {
+	case clientcmd.IsEmptyConfig(err): // a store can be asked without a cluster
+		return metav1.NamespaceDefault, nil
+	case err != nil:
 		return "", fmt.Errorf("read the context's namespace: %w", err)
 	}
 	return name, nil
@@ -126,45 +139,4 @@ func warn(w io.Writer, missing []error) {
 			_, _ = fmt.Fprintf(w, "fix:     %s\n", fault.Fix)
 		}
 	}
-}
-
-// period is a range of the past, as it is typed: --from -1h --to now.
-type period struct{ from, to string }
-
-func (p *period) register(fl *pflag.FlagSet) {
-	fl.StringVar(&p.from, "from", "", "what was recorded since `TIME`: -15m, 2006-01-02T15:04:05Z")
-	fl.StringVar(&p.to, "to", "", "until `TIME` (now); with --from")
-}
-
-func (p *period) given() bool { return p.from != "" || p.to != "" }
-
-func (p *period) parse(now time.Time) (from, to time.Time, err error) {
-	if p.from == "" {
-		return from, to, cli.Usage("--from -15m --to now", "--to is given, and not --from when")
-	}
-	if from, err = moment("from", p.from, now); err != nil {
-		return from, to, err
-	}
-	if to, err = moment("to", p.to, now); err != nil {
-		return from, to, err
-	}
-	if !from.Before(to) {
-		return from, to, cli.Usage("--from -15m --to now", "--from is not before --to")
-	}
-	return from, to, nil
-}
-
-// moment reads "now", "-15m" and RFC 3339.
-func moment(flag, text string, now time.Time) (time.Time, error) {
-	if text == "" || text == "now" {
-		return now, nil
-	}
-	if d, err := time.ParseDuration(text); err == nil && d < 0 {
-		return now.Add(d), nil
-	}
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return t, cli.Usage("--"+flag+" -15m, --"+flag+" now and --"+flag+" 2006-01-02T15:04:05Z are times", "--%s cannot be %q", flag, text)
-	}
-	return t, nil
 }

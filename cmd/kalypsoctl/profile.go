@@ -20,7 +20,6 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/agents"
 	"github.com/kalypso-dev/kalypso/exporter/format"
 	"github.com/kalypso-dev/kalypso/profiler"
-	"github.com/kalypso-dev/kalypso/profiler/api"
 )
 
 type profileFlags struct {
@@ -45,11 +44,14 @@ up over pods and nodes, and print the hottest functions. Writes a pprof file, or
 format by its ending (` + output.Endings() + `). In a pipe: folded stacks.
 
 TARGET: ` + agents.Forms + `.
-None is the whole cluster. --from reads what agents remember, 15 minutes.`,
+None is the whole cluster. --from reads what was recorded anyway: agents remember 15
+minutes, what is older is read from the Pyroscope in the cluster.`,
 		Example: `  kalypsoctl profile deploy/checkout -d 15s           where does its CPU time go?
   kalypsoctl profile ns/shop --by pod                 which pods of it are busy?
   kalypsoctl profile pod/cart-0 -n shop -o cart.html  a flame graph in one file
   kalypsoctl profile node/worker-1 --from -5m         what did the node do in the last 5 minutes?
+  kalypsoctl profile deploy/checkout --from -3h --to -2h
+                                                      what did it do two hours ago?
   kalypsoctl profile pid:4242@worker-1 --web          a process, in the browser
   kalypsoctl profile deploy/checkout | flamegraph.pl  folded stacks for other tools`,
 		Args: oneTarget,
@@ -88,9 +90,9 @@ func (f *profileFlags) check(cmd *cobra.Command) (*regexp.Regexp, error) {
 				return nil, cli.Usage("leave --"+other+" out", "--from reads what was recorded, --%s is about what will be", other)
 			}
 		}
-		if _, _, err := f.parse(time.Now()); err != nil {
-			return nil, err
-		}
+	}
+	if err := f.period.check(time.Now()); err != nil {
+		return nil, err
 	}
 	if f.by != "" {
 		if err := cli.OneOf(cmd, "by", f.by, "pod", "container", "service", "node"); err != nil {
@@ -125,34 +127,18 @@ func (f *profileFlags) run(cmd *cobra.Command, target string) error {
 	}
 	defer out.Discard()
 
-	ctx := cmd.Context()
-	fleet, _, err := f.open(ctx, target)
+	got, err := f.read(cmd, target, focus)
 	if err != nil {
 		return err
 	}
-	defer fleet.Close()
-	answer, err := f.ask(ctx, cmd.ErrOrStderr(), fleet)
-	if err != nil {
-		return err
-	}
-	warn(cmd.ErrOrStderr(), fleet.Missing)
-	if answer.Samples() == 0 {
-		return f.idle(fleet.Scope, answer)
-	}
-	if focus != nil {
-		if answer.Keep(func(s *profiler.Sample) bool { return fits(focus, s) }); answer.Samples() == 0 {
-			return &profiler.Fault{What: fmt.Sprintf("no stack of %s has a function that %q fits", fleet.Scope, f.focus), Fix: "leave --focus out to see what there is"}
-		}
-	}
-	p := answer.Whole()
-	p.Host = fleet.Scope.Title()
+	p := got.profile
 	if err := out.Write(p); err != nil {
 		return err
 	}
 	if path == "-" {
 		return nil
 	}
-	if err := f.print(text, answer, p); err != nil {
+	if err := f.print(text, got); err != nil {
 		return output.Explain(err)
 	}
 	if path != "" {
@@ -165,9 +151,53 @@ func (f *profileFlags) run(cmd *cobra.Command, target string) error {
 		}
 	}
 	if f.web {
-		return web.Serve(ctx, text, web.Config{}, web.Page{Name: p.Host, Profile: p})
+		return web.Serve(cmd.Context(), text, web.Config{}, web.Page{Name: p.Host, Profile: p})
 	}
 	return nil
+}
+
+// read gives what the target does from now on or did, of the stacks that focus
+// fits; nil is all.
+func (f *profileFlags) read(cmd *cobra.Command, target string, focus *regexp.Regexp) (*recorded, error) {
+	if f.given() {
+		now := time.Now()
+		from, to, err := f.parse(now)
+		if err != nil {
+			return nil, err
+		}
+		if f.isStored(from, now) {
+			return f.stored(cmd, target, from, to, focus)
+		}
+	}
+	fleet, _, err := f.open(cmd.Context(), target)
+	if err != nil {
+		return nil, err
+	}
+	defer fleet.Close()
+	answer, err := f.ask(cmd.Context(), cmd.ErrOrStderr(), fleet)
+	if err != nil {
+		return nil, err
+	}
+	warn(cmd.ErrOrStderr(), fleet.Missing)
+	if answer.Samples() == 0 {
+		return nil, f.idle(fleet.Scope, answer)
+	}
+	if focus != nil {
+		if answer.Keep(func(s *profiler.Sample) bool { return fits(focus, s) }); answer.Samples() == 0 {
+			return nil, f.unfocused(fleet.Scope)
+		}
+	}
+	out := &recorded{profile: answer.Whole()}
+	out.profile.Host = fleet.Scope.Title()
+	if f.by != "" {
+		out.shares = answer.Shares(partOf(f.by))
+	}
+	return out, nil
+}
+
+// unfocused says that nothing is left of a target.
+func (f *profileFlags) unfocused(target fmt.Stringer) error {
+	return &profiler.Fault{What: fmt.Sprintf("no stack of %s has a function that %q fits", target, f.focus), Fix: "leave --focus out to see what there is"}
 }
 
 // fileName is the file that is written when none is named: of what, and when.
@@ -191,9 +221,6 @@ func (f *profileFlags) ask(ctx context.Context, w io.Writer, fleet *agents.Fleet
 		from, to, err := f.parse(time.Now())
 		if err != nil {
 			return nil, err
-		}
-		if time.Since(from) > api.DefaultKeep+time.Minute {
-			_, _ = fmt.Fprintf(w, "note: agents remember %g minutes; what is older is in Pyroscope: kalypsoctl open pyroscope\n", api.DefaultKeep.Minutes())
 		}
 		return fleet.History(ctx, from, to)
 	}
@@ -259,15 +286,14 @@ func fits(focus *regexp.Regexp, s *profiler.Sample) bool {
 }
 
 // print prints the shares that were asked for, then functions.
-func (f *profileFlags) print(w io.Writer, a *agents.Answer, p *profiler.Profile) error {
+func (f *profileFlags) print(w io.Writer, got *recorded) error {
 	width := term.Width(w)
 	b := bufio.NewWriter(w)
 	if f.by != "" {
 		b.WriteString("   share   cores  " + f.by + "\n")
-		shares := a.Shares(partOf(f.by))
-		for i, s := range shares {
+		for i, s := range got.shares {
 			if i == f.rows {
-				fmt.Fprintf(b, "and %s\n", plural(len(shares)-i, "more", "more"))
+				fmt.Fprintf(b, "and %s\n", plural(len(got.shares)-i, "more", "more"))
 				break
 			}
 			line := fmt.Sprintf("%6.1f %% %7.2f  %s", s.Percent, s.Cores, profiler.Printable(s.Name))
@@ -278,7 +304,7 @@ func (f *profileFlags) print(w io.Writer, a *agents.Answer, p *profiler.Profile)
 		}
 		b.WriteByte('\n')
 	}
-	if err := format.WriteTable(b, p, format.Table{Width: width, Rows: f.rows, NoCgroups: true}); err != nil {
+	if err := format.WriteTable(b, got.profile, format.Table{Width: width, Rows: f.rows, NoCgroups: true, Facts: got.facts}); err != nil {
 		return err
 	}
 	return b.Flush()

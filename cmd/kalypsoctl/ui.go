@@ -90,23 +90,12 @@ func (f *uiFlags) pages(cmd *cobra.Command, args []string) ([]web.Page, error) {
 	if !f.given() {
 		f.from = "-" + time.Minute.String()
 	}
-	if _, _, err := f.parse(time.Now()); err != nil {
+	if err := f.period.check(time.Now()); err != nil {
 		return nil, err
 	}
-	fleet, _, err := f.open(cmd.Context(), target)
+	got, err := f.read(cmd, target, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer fleet.Close()
-	answer, err := f.ask(cmd.Context(), cmd.ErrOrStderr(), fleet)
-	if err != nil {
-		return nil, err
-	}
-	warn(cmd.ErrOrStderr(), fleet.Missing)
-	if answer.Samples() == 0 {
-		return nil, f.idle(fleet.Scope, answer)
-	}
-	p := answer.Whole()
-	p.Host = fleet.Scope.Title()
-	return []web.Page{{Name: p.Host, Profile: p}}, nil
+	return []web.Page{{Name: got.profile.Host, Profile: got.profile}}, nil
 }

@@ -367,17 +367,25 @@ type Share struct {
 // Shares are the parts of an answer by an attribute of its workloads, the largest
 // first.
 func (a *Answer) Shares(name func(*profiler.Workload) string) []Share {
-	seconds, all := map[string]float64{}, 0.0
+	seconds := map[string]float64{}
 	for _, p := range a.Profiles {
 		if n := format.Samples(p); n > 0 && p.Frequency > 0 {
-			s := float64(n) / float64(p.Frequency)
-			seconds[name(p.Workload)] += s
-			all += s
+			seconds[name(p.Workload)] += float64(n) / float64(p.Frequency)
 		}
+	}
+	return SharesOf(seconds, a.length)
+}
+
+// SharesOf are the shares of names with so many seconds of CPU time in so long, the
+// largest first.
+func SharesOf(seconds map[string]float64, length time.Duration) []Share {
+	all := 0.0
+	for _, s := range seconds {
+		all += s
 	}
 	out := make([]Share, 0, len(seconds))
 	for n, s := range seconds {
-		out = append(out, Share{Name: n, Percent: s / all * 100, Cores: s / max(a.length.Seconds(), 1e-9)})
+		out = append(out, Share{Name: n, Percent: s / all * 100, Cores: s / max(length.Seconds(), 1e-9)})
 	}
 	slices.SortFunc(out, func(a, b Share) int { return cmp.Or(cmp.Compare(b.Cores, a.Cores), cmp.Compare(a.Name, b.Name)) })
 	return out

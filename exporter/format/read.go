@@ -242,7 +242,9 @@ type pprofValue struct {
 }
 
 // chooseValue takes CPU time before other time, and time before counts: counts
-// of programs that weigh their samples say nothing of time.
+// of programs that weigh their samples say nothing of time. Nobody samples once a
+// second or less: Pyroscope writes that into what it has added up, and its CPU time
+// is counted in milliseconds.
 func (p *pprofFile) chooseValue() (*pprofValue, error) {
 	best, v := 0, &pprofValue{}
 	names := make([]string, 0, len(p.types))
@@ -265,8 +267,11 @@ func (p *pprofFile) chooseValue() (*pprofValue, error) {
 		return nil, fmt.Errorf("it holds no CPU time: its samples have %s", strings.Join(names, ", "))
 	}
 	period := max(float64(p.period), 0) * nanoseconds(p.periodType.unit)
-	if period == 0 {
+	switch {
+	case period == 0:
 		period = v.unit
+	case period >= float64(time.Second) && v.unit > 0:
+		period = float64(time.Millisecond)
 	}
 	if period > 0 {
 		v.frequency = int(math.Round(min(max(float64(time.Second)/period, 1), float64(time.Second))))
@@ -372,7 +377,8 @@ func (d *pprofReader) stack(ids []uint64) (*profiler.Stack, error) {
 // marker gives the reason that a location stands for, if it is a marker.
 func (d *pprofReader) marker(id uint64) (profiler.Stop, bool) {
 	l := d.locations[id]
-	if l.mapping != 0 || l.address != 0 || len(l.lines) != 1 {
+	// What has passed through a Pyroscope has a mapping, without a name or by this.
+	if m := d.mappings[l.mapping].module; m.Path != "" && m.Path != unknownModule || l.address != 0 || len(l.lines) != 1 {
 		return 0, false
 	}
 	name := d.functions[l.lines[0].function].name

@@ -251,6 +251,17 @@ func TestReadForeignPprof(t *testing.T) {
 				p.Sample = append(p.Sample, &pprof.Sample{Location: p.Location[1:2], Value: []int64{1, 4e6}})
 			}
 		}, "price 4\n", 40 * time.Millisecond},
+		"what Pyroscope added up is counted in milliseconds": {func(p *pprof.Profile) {
+			p.SampleType, p.Period = p.SampleType[1:], 1e9
+			p.Sample[0].Value, p.Sample[1].Value = []int64{20e6}, []int64{30e6}
+		}, "price;read 30\n", 50 * time.Millisecond},
+		"a marker has a mapping of nothing after Pyroscope": {func(p *pprof.Profile) {
+			none := &pprof.Mapping{ID: 3}
+			end := &pprof.Function{ID: 3, Name: profiler.StopNoRow.Marker()}
+			p.Mapping, p.Function = append(p.Mapping, none), append(p.Function, end)
+			p.Location = append(p.Location, &pprof.Location{ID: 4, Mapping: none, Line: []pprof.Line{{Function: end}}})
+			p.Sample[1].Location = append(p.Sample[1].Location, p.Location[3])
+		}, profiler.StopNoRow.Marker() + ";price;read 3\n", 50 * time.Millisecond},
 		"a process and its cgroup": {func(p *pprof.Profile) {
 			p.Sample = p.Sample[1:]
 			p.Sample[0].Label = map[string][]string{"process": {"cart"}, "cgroup": {"/a"}}

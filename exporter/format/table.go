@@ -82,6 +82,10 @@ type Table struct {
 	Rows  int // functions at most; 0 means 20
 	// NoCgroups leaves the list of cgroups out.
 	NoCgroups bool
+	// Facts, if there are any, stand where otherwise is what was profiled and how
+	// much came of it: what a store added up does not tell how many samples and
+	// processes that were, and what was lost.
+	Facts []string
 }
 
 // WriteTable writes what a person wants to know first: what was profiled, the
@@ -96,7 +100,11 @@ func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 		samples += p.Samples[i].Count
 	}
 	b := bufio.NewWriter(w)
-	for _, line := range facts(p) {
+	head := t.Facts
+	if len(head) == 0 {
+		head = facts(p)
+	}
+	for _, line := range head {
 		t.wrap(b, "", line, "")
 	}
 	b.WriteByte('\n')
@@ -135,7 +143,7 @@ func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 		fmt.Fprintf(b, "%8s %8s  %-6s  %s\n", percent(restSelf, samples), "", "", "in "+count(rest)+" more functions")
 	}
 	b.WriteByte('\n')
-	lines := quality(p)
+	lines := quality(p, len(t.Facts) == 0)
 	for i, l := range lines {
 		head := "         "
 		if i == 0 {
@@ -215,7 +223,7 @@ func facts(p *profiler.Profile) []string {
 
 // quality says how far the profile can be trusted, and what would make it
 // better. The first line is always there.
-func quality(p *profiler.Profile) []string {
+func quality(p *profiler.Profile, losses bool) []string {
 	q := &p.Quality
 	var walks uint64
 	for _, n := range q.Stops {
@@ -242,9 +250,12 @@ func quality(p *profiler.Profile) []string {
 	if q.Frames > 0 {
 		parts = append(parts, percentDown(q.FramesNamed, q.Frames)+" of frames named")
 	}
-	if q.Lost > 0 {
+	switch {
+	case !losses:
+		parts = append(parts, "losses not known")
+	case q.Lost > 0:
 		parts = append(parts, fmt.Sprintf("lost %s of %s", plural(q.Lost, "sample"), count(q.Lost+q.Samples)))
-	} else {
+	default:
 		parts = append(parts, "lost none")
 	}
 	lines := []string{strings.Join(parts, " · ")}
