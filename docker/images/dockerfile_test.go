@@ -9,21 +9,23 @@ import (
 	"testing"
 
 	"golang.org/x/mod/semver"
+
+	"github.com/kalypso-dev/kalypso/release/program"
 )
 
 // Dockerfiles cannot be built where there is no Docker. What can be known without
 // is that they take what is there, with the Go that go.mod asks for, and end like
 // the images that this package writes.
 func TestDockerfiles(t *testing.T) {
-	for _, p := range programs() {
-		path := "../" + strings.TrimPrefix(p.name, "kalypso-") + ".Dockerfile"
+	for _, p := range program.All() {
+		path := "../" + strings.TrimPrefix(p.Name, "kalypso-") + ".Dockerfile"
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			data, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			text := strings.ReplaceAll(string(data), "\\\n", " ")
-			for _, want := range []string{"\nUSER " + p.user + "\n", "\nENTRYPOINT [\"" + folder + p.name + "\"]\n", "-o /image" + folder + p.name + " ",
+			for _, want := range []string{"\nUSER " + p.User + "\n", "\nENTRYPOINT [\"" + folder + p.Name + "\"]\n", "-o /image" + folder + p.Name + " ",
 				"CGO_ENABLED=0", "GOARCH=$TARGETARCH", "-trimpath", "--platform=$BUILDPLATFORM", "\nFROM scratch\n"} {
 				if !strings.Contains(text, want) {
 					t.Errorf("it does not have %q", want)

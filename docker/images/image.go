@@ -18,27 +18,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/kalypso-dev/kalypso/release/program"
 )
-
-// program is one that gets an image.
-type program struct {
-	name     string
-	title    string
-	user     string
-	licenses string
-}
-
-func programs() []program {
-	return []program{
-		{name: "kalypso-agent", title: "profiles everything that runs on a node, by eBPF",
-			// BPF programs are loaded by root: a process of another user would need
-			// its capabilities on the file as well, and kubelets have no way to give
-			// them otherwise.
-			user: "0:0", licenses: "Apache-2.0 AND (GPL-2.0-only OR BSD-2-Clause)"},
-		{name: "kalypsoctl", title: "installs and runs the Kalypso observability stack",
-			user: "65532:65532", licenses: "Apache-2.0"},
-	}
-}
 
 // folder of the program in its image; it is in PATH.
 const folder = "/usr/local/bin/"
@@ -52,9 +34,9 @@ type platformImage struct {
 
 // image makes the image of a program for one architecture: what every program
 // needs, then the program.
-func (c config) image(p program, arch string) (platformImage, error) {
+func (c config) image(p program.Program, arch string) (platformImage, error) {
 	out := platformImage{arch: arch}
-	path := filepath.Join(c.binaries, "linux-"+arch, p.name)
+	path := filepath.Join(c.binaries, "linux-"+arch, p.Name)
 	binary, err := os.ReadFile(path)
 	if err != nil {
 		return out, err
@@ -79,7 +61,7 @@ func (c config) image(p program, arch string) (platformImage, error) {
 			{name: "etc/ssl/certs/ca-certificates.crt", mode: 0o644, data: roots},
 			{name: "tmp/", mode: 0o777 | fs.ModeSticky},
 		}},
-		{p.name, []file{{name: folder[1:] + p.name, mode: 0o755, data: binary}}},
+		{p.Name, []file{{name: folder[1:] + p.Name, mode: 0o755, data: binary}}},
 	} {
 		l, err := layer(part.files, c.created)
 		if err != nil {
@@ -99,8 +81,8 @@ func (c config) image(p program, arch string) (platformImage, error) {
 	config.OS, config.Architecture = "linux", arch
 	config.Created = v1.Time{Time: c.created}
 	config.Config = v1.Config{
-		User:       p.user,
-		Entrypoint: []string{folder + p.name},
+		User:       p.User,
+		Entrypoint: []string{folder + p.Name},
 		// HOME is where caches go, and the only folder that anybody may write to.
 		Env:        []string{"PATH=" + filepath.Clean(folder), "HOME=/tmp"},
 		WorkingDir: "/",
@@ -132,22 +114,20 @@ func fits(info *debug.BuildInfo, arch string) error {
 }
 
 // labels are those of the OCI image specification.
-func (c config) labels(p program) map[string]string {
+func (c config) labels(p program.Program) map[string]string {
 	labels := map[string]string{
-		"org.opencontainers.image.title":       p.name,
-		"org.opencontainers.image.description": p.title,
+		"org.opencontainers.image.title":       p.Name,
+		"org.opencontainers.image.description": p.Title,
 		"org.opencontainers.image.version":     c.tag,
 		"org.opencontainers.image.created":     c.created.Format(time.RFC3339),
-		"org.opencontainers.image.source":      "https://" + module,
-		"org.opencontainers.image.licenses":    p.licenses,
+		"org.opencontainers.image.source":      "https://" + program.Module,
+		"org.opencontainers.image.licenses":    p.Licenses,
 	}
 	if c.revision != "" {
 		labels["org.opencontainers.image.revision"] = c.revision
 	}
 	return labels
 }
-
-const module = "github.com/kalypso-dev/kalypso"
 
 // file of a layer; a name that ends in a slash is a folder.
 type file struct {

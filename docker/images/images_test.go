@@ -21,6 +21,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/kalypso-dev/kalypso/release/program"
+	"github.com/kalypso-dev/kalypso/release/spdx"
 )
 
 func architectures() []string { return []string{"amd64", "arm64"} }
@@ -35,8 +38,8 @@ func build(t *testing.T) (dir string) {
 		t.Fatal(err)
 	}
 	for _, arch := range architectures() {
-		for _, p := range programs() {
-			goBuild(t, filepath.Join(dir, "linux-"+arch, p.name), src, "GOARCH="+arch, "CGO_ENABLED=0")
+		for _, p := range program.All() {
+			goBuild(t, filepath.Join(dir, "linux-"+arch, p.Name), src, "GOARCH="+arch, "CGO_ENABLED=0")
 		}
 	}
 	return dir
@@ -101,9 +104,9 @@ func TestLayout(t *testing.T) {
 	if err := run(testConfig(build(t), out)); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range programs() {
-		t.Run(p.name, func(t *testing.T) {
-			path, err := layout.FromPath(filepath.Join(out, p.name))
+	for _, p := range program.All() {
+		t.Run(p.Name, func(t *testing.T) {
+			path, err := layout.FromPath(filepath.Join(out, p.Name))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -161,7 +164,7 @@ func TestLayout(t *testing.T) {
 }
 
 // checkImage holds an image to what a pod expects of it.
-func checkImage(t *testing.T, p program, arch string, img v1.Image) {
+func checkImage(t *testing.T, p program.Program, arch string, img v1.Image) {
 	t.Helper()
 	c, err := img.ConfigFile()
 	if err != nil {
@@ -170,13 +173,13 @@ func checkImage(t *testing.T, p program, arch string, img v1.Image) {
 	if c.Architecture != arch || c.OS != "linux" {
 		t.Errorf("the configuration says %s/%s", c.OS, c.Architecture)
 	}
-	if c.Config.User != p.user || !slices.Equal(c.Config.Entrypoint, []string{"/usr/local/bin/" + p.name}) {
+	if c.Config.User != p.User || !slices.Equal(c.Config.Entrypoint, []string{"/usr/local/bin/" + p.Name}) {
 		t.Errorf("it runs %v as %s", c.Config.Entrypoint, c.Config.User)
 	}
-	if p.name == "kalypsoctl" && strings.HasPrefix(c.Config.User, "0") {
+	if p.Name == "kalypsoctl" && strings.HasPrefix(c.Config.User, "0") {
 		t.Error("kalypsoctl runs as root")
 	}
-	for label, want := range map[string]string{"title": p.name, "version": "1.2.3", "revision": "0123456789abcdef", "created": "2023-11-14T22:13:20Z", "licenses": p.licenses} {
+	for label, want := range map[string]string{"title": p.Name, "version": "1.2.3", "revision": "0123456789abcdef", "created": "2023-11-14T22:13:20Z", "licenses": p.Licenses} {
 		if got := c.Config.Labels["org.opencontainers.image."+label]; got != want {
 			t.Errorf("label %s is %q, want %q", label, got, want)
 		}
@@ -203,7 +206,7 @@ func checkImage(t *testing.T, p program, arch string, img v1.Image) {
 			}
 		}
 	}
-	want := map[string]int64{"etc/ssl/certs/ca-certificates.crt": 0o644, "tmp": 0o1777, "usr/local/bin/" + p.name: 0o755}
+	want := map[string]int64{"etc/ssl/certs/ca-certificates.crt": 0o644, "tmp": 0o1777, "usr/local/bin/" + p.Name: 0o755}
 	if diff := cmp.Diff(found, want); diff != "" {
 		t.Errorf("files (-got +want):\n%s", diff)
 	}
@@ -233,7 +236,7 @@ func TestArchive(t *testing.T) {
 		if err := validate.Image(img); err != nil {
 			t.Error(err)
 		}
-		checkImage(t, programs()[1], arch, img)
+		checkImage(t, program.All()[1], arch, img)
 	}
 }
 
@@ -249,7 +252,7 @@ func TestProgramThatWouldNotStart(t *testing.T) {
 		t.Error("there is an image without a program in it")
 	}
 	c := testConfig(dir, t.TempDir())
-	if _, err := c.image(programs()[0], "arm64"); err == nil || !strings.Contains(err.Error(), "it is for linux/amd64") {
+	if _, err := c.image(program.All()[0], "arm64"); err == nil || !strings.Contains(err.Error(), "it is for linux/amd64") {
 		t.Errorf("a program of another architecture: %v", err)
 	}
 	if err := fits(&debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "GOOS", Value: "linux"}, {Key: "GOARCH", Value: "arm64"}, {Key: "CGO_ENABLED", Value: "1"}}}, "arm64"); err == nil {
@@ -265,11 +268,11 @@ func TestSBOM(t *testing.T) {
 	}}
 	c := testConfig("", "")
 	c.tool = &debug.BuildInfo{Deps: []*debug.Module{{Path: rootsModule, Version: "v0.1.0"}}}
-	data, err := c.sbom(programs()[1], "arm64", info, []byte("program"))
+	data, err := c.sbom(program.All()[1], "arm64", info, []byte("program"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var d document
+	var d spdx.Document
 	if err := json.Unmarshal(data, &d); err != nil {
 		t.Fatal(err)
 	}

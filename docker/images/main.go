@@ -17,6 +17,8 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"github.com/kalypso-dev/kalypso/release/program"
 )
 
 func main() {
@@ -57,16 +59,16 @@ func run(c config) error {
 	if c.tag == "" {
 		return errors.New("-tag is missing: charts name images by the version of their application")
 	}
-	for _, p := range programs() {
+	for _, p := range program.All() {
 		if err := c.write(p); err != nil {
-			return fmt.Errorf("image of %s: %w", p.name, err)
+			return fmt.Errorf("image of %s: %w", p.Name, err)
 		}
 	}
 	return nil
 }
 
 // write makes the images of a program and everything that goes with them.
-func (c config) write(p program) error {
+func (c config) write(p program.Program) error {
 	var made []platformImage
 	for _, arch := range c.architectures {
 		m, err := c.image(p, arch)
@@ -82,9 +84,9 @@ func (c config) write(p program) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s/%s:%s\n  %s  %s\n", c.repository, p.name, c.tag, index, filepath.Join(c.out, p.name))
+	fmt.Printf("%s/%s:%s\n  %s  %s\n", c.repository, p.Name, c.tag, index, filepath.Join(c.out, p.Name))
 	for _, m := range made {
-		base := filepath.Join(c.out, fmt.Sprintf("%s-%s-linux-%s", p.name, c.tag, m.arch))
+		base := filepath.Join(c.out, fmt.Sprintf("%s-%s-linux-%s", p.Name, c.tag, m.arch))
 		if err := c.writeArchive(p, m, base+".tar"); err != nil {
 			return err
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/kalypso-dev/kalypso/release/program"
 )
 
 const (
@@ -27,8 +29,8 @@ const (
 // writeLayout writes the images of a program as an OCI layout: the index of all
 // architectures under the tag and, referring to the image of each, its SBOM. It
 // gives the digest of the index.
-func (c config) writeLayout(p program, images []platformImage) (v1.Hash, error) {
-	dir := filepath.Join(c.out, p.name)
+func (c config) writeLayout(p program.Program, images []platformImage) (v1.Hash, error) {
+	dir := filepath.Join(c.out, p.Name)
 	if _, err := os.Stat(dir); err == nil {
 		return v1.Hash{}, fmt.Errorf("%s is there already: delete it first", dir)
 	}
@@ -96,8 +98,8 @@ func blob(path layout.Path, kind types.MediaType, data []byte) (v1.Descriptor, e
 
 // writeArchive writes the image of one architecture as "docker save" does, which
 // "ctr images import" and "docker load" read.
-func (c config) writeArchive(p program, m platformImage, path string) error {
-	tag, err := name.NewTag(c.repository+"/"+p.name+":"+c.tag, name.StrictValidation)
+func (c config) writeArchive(p program.Program, m platformImage, path string) error {
+	tag, err := name.NewTag(c.repository+"/"+p.Name+":"+c.tag, name.StrictValidation)
 	if err != nil {
 		return err
 	}

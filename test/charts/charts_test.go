@@ -49,15 +49,28 @@ var pins = map[string]pin{
 	"kalypso-grafana":           {"grafana", "12.11.1", grafanaCommunity, "13.2.0"},
 }
 
+// ours is the version of our charts, programs and images.
+func ours(t *testing.T) string {
+	t.Helper()
+	data, err := os.ReadFile("../../VERSION")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
 func TestChartYAML(t *testing.T) {
 	for _, name := range charts.Names() {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, name).Metadata
-			if m.Name != name || m.Type != "application" || m.Version != "0.1.0" {
+			if m.Name != name || m.Type != "application" || m.Version != ours(t) {
 				t.Errorf("name %q, type %q, version %q", m.Name, m.Type, m.Version)
 			}
 			want, wraps := pins[name]
 			if !wraps {
+				if m.AppVersion != ours(t) {
+					t.Errorf("its application is ours, of version %q", m.AppVersion)
+				}
 				if len(m.Dependencies) != 0 {
 					t.Errorf("it depends on %v, which the table of pins does not have", m.Dependencies[0])
 				}

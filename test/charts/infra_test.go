@@ -50,7 +50,7 @@ func TestInfraInstallsWithItsSettings(t *testing.T) {
 			t.Errorf("it does not say %v: %v", want, list(install, "args"))
 		}
 	}
-	if image := text(install, "image"); image != "ghcr.io/kalypso-dev/kalypsoctl:0.1.0" {
+	if image := text(install, "image"); image != "ghcr.io/kalypso-dev/kalypsoctl:"+ours(t) {
 		t.Errorf("its image is %s", image)
 	}
 	if at(spec, "securityContext", "runAsNonRoot") != true || at(install, "securityContext", "readOnlyRootFilesystem") != true {

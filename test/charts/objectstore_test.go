@@ -160,7 +160,7 @@ func TestBucketsAreMade(t *testing.T) {
 			if diff := cmp.Diff(keys, map[string]string{"AWS_ACCESS_KEY_ID": "mine/rootUser", "AWS_SECRET_ACCESS_KEY": "mine/rootPassword"}); diff != "" {
 				t.Errorf("environment (-got +want):\n%s", diff)
 			}
-			if image := text(c, "image"); image != "ghcr.io/kalypso-dev/kalypsoctl:0.1.0" {
+			if image := text(c, "image"); image != "ghcr.io/kalypso-dev/kalypsoctl:"+ours(t) {
 				t.Errorf("its image is %s", image)
 			}
 			spec := podSpec(job)
