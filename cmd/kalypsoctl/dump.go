@@ -30,7 +30,7 @@ func newDumpCommand() *cobra.Command {
 stack, kernel and user, leaf first. The process goes on meanwhile.
 
 TARGET is as for profile: ` + agents.Forms + `.
-Of a pod, those processes are known that ran in the last 15 minutes.`,
+The busiest of the last 15 minutes come first, then those that waited all the time.`,
 		Example: `  kalypsoctl dump pod/cart-0 -n shop                  where do its threads wait?
   kalypsoctl dump pid:4242@worker-1                   one process of a node
   kalypsoctl dump deploy/checkout -o json             for a program to read`,
@@ -69,7 +69,7 @@ func (f *dumpFlags) run(cmd *cobra.Command, target string) error {
 	warn(cmd.ErrOrStderr(), fleet.Missing)
 	if len(list) == 0 {
 		return &profiler.Fault{
-			What: "no process of " + fleet.Scope.Title() + " is known", Why: errors.New("none ran on a CPU in the last 15 minutes, as far as its agents remember"),
+			What: "no process of " + fleet.Scope.Title() + " is known", Why: errors.New("its agents know of none that runs, or that ran in the last 15 minutes"),
 			Fix: "kalypsoctl dump pid:N@NODE     takes any process of a node",
 		}
 	}

@@ -476,11 +476,12 @@ type Stacks struct {
 type process struct {
 	agent *agent
 	pid   profiler.PID
+	cores float64
 }
 
 // Dump gives the stacks of every thread of the target's processes, at most so
-// many: those that ran in the time that the agents remember, because an agent
-// knows by their samples which processes are of a pod.
+// many: first those that ran in the time that the agents remember, the busiest
+// first, then those that waited all the time.
 func (f *Fleet) Dump(ctx context.Context, most int) (list []Stacks, more int, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSlow)
 	defer cancel()
@@ -519,22 +520,29 @@ func (f *Fleet) Dump(ctx context.Context, most int) (list []Stacks, more int, er
 	return list, more, nil
 }
 
-// processes are the target's, the busiest of each node first.
+// processes are the target's, the busiest first.
 func (f *Fleet) processes(ctx context.Context) ([]process, error) {
 	if f.Scope.Kind == Process {
-		return []process{{f.agents[0], f.Scope.PID}}, nil
+		return []process{{agent: f.agents[0], pid: f.Scope.PID}}, nil
 	}
 	lists, err := ask(ctx, f, func(a *agent) (out []process, err error) {
-		found, err := a.client.Processes(ctx, api.HistoryQuery{Newest: api.DefaultKeep, Filter: f.filter()})
+		q := api.HistoryQuery{Newest: api.DefaultKeep, Filter: f.filter()}
+		found, err := a.client.AllProcesses(ctx, q)
+		var refused *api.StatusError
+		if errors.As(err, &refused) && refused.Status == http.StatusBadRequest { // it is older, and knows those that ran
+			found, err = a.client.Processes(ctx, q)
+		}
 		if err != nil {
 			return nil, err
 		}
 		for _, p := range found.List {
 			if p.PID > 0 {
-				out = append(out, process{a, p.PID})
+				out = append(out, process{a, p.PID, p.Cores})
 			}
 		}
 		return out, nil
 	})
-	return slices.Concat(lists...), err
+	all := slices.Concat(lists...)
+	slices.SortStableFunc(all, func(a, b process) int { return cmp.Compare(b.cores, a.cores) })
+	return all, err
 }

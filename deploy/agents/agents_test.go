@@ -118,7 +118,7 @@ func (l *local) serve(name, node string, hz int, workloads map[string]map[string
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- api.Serve(ctx, listener, api.NewServer(api.Config{Source: source{s}, History: history}), slog.New(slog.DiscardHandler))
+		ended <- api.Serve(ctx, listener, api.NewServer(api.Config{Source: source{s}, History: history, Running: running(node)}), slog.New(slog.DiscardHandler))
 	}()
 	l.t.Cleanup(func() {
 		stop()
@@ -129,18 +129,35 @@ func (l *local) serve(name, node string, hz int, workloads map[string]map[string
 	l.agents[name] = listener.Addr().String()
 }
 
+// running is a checkout that has waited since before the history began, beside one
+// that is in it and a process of the node.
+func running(node string) func() ([]api.Running, error) {
+	checkout := &profiler.Workload{Attributes: []profiler.Attribute{
+		{Key: "k8s.deployment.name", Value: "checkout"}, {Key: "k8s.namespace.name", Value: "shop"}, {Key: "k8s.node.name", Value: node},
+	}}
+	return func() ([]api.Running, error) {
+		return []api.Running{
+			{Process: profiler.Process{PID: 3, Comm: "waits", Exe: "/bin/waits"}, Workload: checkout}, {Process: profiler.Process{PID: 1, Comm: "checkout"}, Workload: checkout},
+			{Process: profiler.Process{PID: 2, Comm: "sshd", Exe: "/bin/sshd"}, Workload: &profiler.Workload{}},
+		}, nil
+	}
+}
+
 // source stands in for the kernel: what it records is always the same.
 type source struct{ segment api.Segment }
 
 func (s source) Record(context.Context, time.Duration, int) ([]api.Segment, error) {
 	return []api.Segment{s.segment}, nil
 }
-func (s source) Status() api.Status { return api.Status{Frequency: s.segment.Frequency} }
+func (s source) Status() api.Status {
+	return api.Status{Frequency: s.segment.Frequency, Version: "v1.2.3"}
+}
 func (s source) Dump(_ context.Context, pid profiler.PID) (*api.Dump, error) {
-	if pid != 1 {
+	name, ok := map[profiler.PID]string{1: "checkout", 3: "waits"}[pid]
+	if !ok {
 		return nil, fs.ErrNotExist
 	}
-	return api.NewDump(pid, "/bin/checkout", time.Now(), time.Millisecond, []api.ThreadStack{{TID: 1, Name: "checkout", State: "sleeping", Stack: &profiler.Stack{Stop: profiler.StopRoot}}}), nil
+	return api.NewDump(pid, "/bin/"+name, time.Now(), time.Millisecond, []api.ThreadStack{{TID: profiler.TID(pid), Name: name, State: "sleeping", Stack: &profiler.Stack{Stop: profiler.StopRoot}}}), nil
 }
 
 func profilesOf(node string, hz int, workloads map[string]map[string]uint64) (out []*profiler.Profile) {
@@ -244,10 +261,33 @@ func TestHistoryAndTop(t *testing.T) {
 	}
 }
 
+func TestVersions(t *testing.T) {
+	f := opened(t, "")
+	got, err := f.Versions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, []Version{{"birch", "v1.2.3"}, {"larch", "v1.2.3"}}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+	if len(f.Missing) != 1 {
+		t.Errorf("missing: %v, want the node whose agent is not ready", f.Missing)
+	}
+}
+
 func TestDump(t *testing.T) {
 	list, more, err := opened(t, "deploy/checkout").Dump(t.Context(), 1)
-	if err != nil || len(list) != 1 || more != 1 || list[0].Node != "birch" || list[0].Comm != "checkout" {
+	if err != nil || len(list) != 1 || more != 3 || list[0].Node != "birch" || list[0].Comm != "checkout" {
 		t.Errorf("%v, %+v, %d more", err, list, more)
+	}
+	// Those that waited come after all that ran, on whichever node.
+	list, _, err = opened(t, "deploy/checkout").Dump(t.Context(), 10)
+	var got []string
+	for _, s := range list {
+		got = append(got, s.Node+" "+s.Comm)
+	}
+	if diff := cmp.Diff(got, []string{"birch checkout", "larch checkout", "birch waits", "larch waits"}); err != nil || diff != "" {
+		t.Errorf("%v (-got +want):\n%s", err, diff)
 	}
 	_, _, err = opened(t, "pid:7@larch").Dump(t.Context(), 20)
 	if err == nil || !strings.HasPrefix(err.Error(), "node larch: ") {

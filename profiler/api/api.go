@@ -44,6 +44,31 @@ type Status struct {
 	WantedFrequency int // what was asked for; the CPU budget may not allow it
 	Quality         profiler.Quality
 	Cost            Cost
+	Pods            *Pods // nil: nobody is asked for them
+	Exports         []Export
+}
+
+// Running is a process that is there, and the workload that it is of.
+type Running struct {
+	Process  profiler.Process
+	Workload *profiler.Workload
+}
+
+// Pods is what the agent knows of the pods of its node.
+type Pods struct {
+	Known    int  `json:"known"`
+	Learning bool `json:"learning"` // somebody tells of them now
+}
+
+// Export is one way out of the agent.
+type Export struct {
+	Name      string     `json:"name"`
+	Endpoint  string     `json:"endpoint"`
+	Error     string     `json:"error,omitempty"`     // why the backend takes nothing now
+	Delivered *time.Time `json:"delivered,omitempty"` // last; nil: never
+	Waiting   int        `json:"waiting"`             // requests
+	Oldest    *time.Time `json:"oldest,omitempty"`    // of them
+	Dropped   uint64     `json:"samples_dropped"`     // that no backend will have, since the start
 }
 
 // Cost is what the agent takes of the machine.
@@ -55,6 +80,8 @@ type Cost struct {
 	RSSBytes     int64
 	MapBytes     int64 // kernel memory of BPF maps
 	MemoryBudget int64 // bytes; 0: none
+	Unmet        bool  // the CPU budget is passed, and fewer samples would not help
+	Pressure     int   // how many things are given up for the memory budget
 }
 
 // By is what a Top has rows of.
@@ -118,7 +145,8 @@ type TopRow struct {
 	TotalCores   float64      `json:"total_cores"`
 }
 
-// Processes is what was sampled, the busiest first.
+// Processes is what was sampled, the busiest first, and where that is asked for
+// what runs besides.
 type Processes struct {
 	Schema string `json:"schema"`
 	Span
@@ -156,6 +184,8 @@ type Quality struct {
 	Rates           []Rate            `json:"rates"`
 	Cost            CostReport        `json:"cost"`
 	History         HistoryStats      `json:"history"`
+	Pods            *Pods             `json:"pods,omitempty"`
+	Exports         []Export          `json:"exports,omitempty"`
 }
 
 // Rate is a time in which one rate was used.
@@ -176,6 +206,8 @@ type CostReport struct {
 	RSSBytes     int64   `json:"rss_bytes"`
 	MapBytes     int64   `json:"bpf_map_bytes"`
 	MemoryBudget int64   `json:"memory_budget_bytes"` // 0: none
+	Unmet        bool    `json:"cpu_budget_unmet"`
+	Pressure     int     `json:"memory_pressure"`
 }
 
 // failure is an error as it is answered: a profiler.Fault in JSON.

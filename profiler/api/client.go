@@ -97,6 +97,15 @@ func (c *Client) Processes(ctx context.Context, q HistoryQuery) (*Processes, err
 	return out, c.json(ctx, "/v1/processes", q.values(), out)
 }
 
+// AllProcesses gives what was sampled, the busiest first, and what else runs. An
+// agent that does not know of the others refuses (http.StatusBadRequest).
+func (c *Client) AllProcesses(ctx context.Context, q HistoryQuery) (*Processes, error) {
+	v := q.values()
+	v.Set("of", "all")
+	out := &Processes{}
+	return out, c.json(ctx, "/v1/processes", v, out)
+}
+
 // Quality gives how far profiles can be trusted and what they cost.
 func (c *Client) Quality(ctx context.Context) (*Quality, error) {
 	out := &Quality{}

@@ -38,6 +38,8 @@ type Config struct {
 	// Working, if set, is called when profiles begin to be added up or drawn, and
 	// done when that has ended.
 	Working func() (done func())
+	// Running, if set, lists the processes that are there, sampled or not.
+	Running func() ([]Running, error)
 	// Refusals, if set, counts requests that are refused.
 	Refusals *Refusals
 }
@@ -352,8 +354,40 @@ func (s *server) top(w http.ResponseWriter, r *http.Request) error {
 
 // processes is /v1/processes.
 func (s *server) processes(w http.ResponseWriter, r *http.Request) error {
-	q := newQuery(r.URL.RawQuery, time.Now(), slices.Concat(rangeNames(), filterNames())...)
+	q := newQuery(r.URL.RawQuery, time.Now(), slices.Concat(rangeNames(), filterNames(), []string{"of"})...)
+	if q.word("of", "sampled", "all") == "all" && s.Running != nil {
+		return s.allProcesses(w, r, q)
+	}
 	return s.newest(w, r, q, false, func(got *Range) any { return newProcesses(got) })
+}
+
+// allProcesses is /v1/processes?of=all. What runs is listed even where nothing is
+// kept of it, or of anything.
+func (s *server) allProcesses(w http.ResponseWriter, r *http.Request, q *query) error {
+	from, to := q.between(s.History, 30*time.Second)
+	f := q.filter()
+	if q.err != nil {
+		return q.err
+	}
+	end, err := s.draw(r.Context())
+	if err != nil {
+		return err
+	}
+	defer end()
+	got, err := s.read(r.Context(), from, to, Selection{Filter: f})
+	if err := r.Context().Err(); err != nil {
+		return err
+	}
+	out := &Processes{Schema: schemaProcesses, Span: Span{From: from, To: to}}
+	if err == nil {
+		out = newProcesses(got)
+	}
+	running, err := s.Running()
+	if err != nil {
+		return err
+	}
+	out.add(running, f)
+	return writeJSON(w, http.StatusOK, out)
 }
 
 // newest answers with what make makes of a range of the history, the newest 30 s
@@ -396,7 +430,9 @@ func newQuality(st Status, h *History) *Quality {
 		Cost: CostReport{
 			CPUSeconds: st.Cost.CPU.Seconds(), BPFSeconds: st.Cost.BPF.Seconds(), CPUPercent: st.Cost.Share * 100,
 			CPUBudget: st.Cost.Budget * 100, RSSBytes: st.Cost.RSSBytes, MapBytes: st.Cost.MapBytes, MemoryBudget: st.Cost.MemoryBudget,
+			Unmet: st.Cost.Unmet, Pressure: st.Cost.Pressure,
 		},
+		Pods: st.Pods, Exports: st.Exports,
 	}
 	for i, n := range q.Stops {
 		if n > 0 {

@@ -334,6 +334,38 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
+func TestAllProcesses(t *testing.T) {
+	a, h, s := served(t)
+	if got := getJSON[Processes](t, s, "/v1/processes?of=all"); len(got.List) != 2 { // nobody tells of the others
+		t.Errorf("%+v", got.List)
+	}
+	running := func() ([]Running, error) {
+		shop := workload("shop", 0, nil).Workload
+		return []Running{
+			{profiler.Process{PID: 30, Comm: "waits", Exe: "/usr/bin/waits", Cgroup: "/a"}, shop}, {profiler.Process{PID: 1, Comm: "cart"}, shop},
+			{profiler.Process{PID: 4, Comm: "other"}, nil},
+		}, nil
+	}
+	names := func(s http.Handler, query string) (out []string) {
+		for _, p := range getJSON[Processes](t, s, "/v1/processes?of=all"+query).List {
+			out = append(out, fmt.Sprintf("%d %s %s", p.PID, p.Comm, p.Service))
+		}
+		return out
+	}
+	s = NewServer(Config{Source: a, History: h, Running: running})
+	fresh := NewServer(Config{Source: a, History: NewHistory(DefaultKeep, 1<<20), Running: running})
+	for name, got := range map[string][2][]string{
+		"the busiest come first, the others by PID":  {names(s, ""), {"1 cart cart", "2 shop shop", "4 other ", "30 waits shop"}},
+		"filters are for all":                        {names(s, "&service=shop"), {"2 shop shop", "1 cart shop", "30 waits shop"}},
+		"by cgroup":                                  {names(s, "&cgroup=/a"), {"30 waits shop"}},
+		"what runs is there before anything is kept": {names(fresh, "&service=shop"), {"1 cart shop", "30 waits shop"}},
+	} {
+		if diff := cmp.Diff(got[0], got[1]); diff != "" {
+			t.Errorf("%s (-got +want):\n%s", name, diff)
+		}
+	}
+}
+
 func TestQuality(t *testing.T) {
 	_, _, s := served(t)
 	got := getJSON[Quality](t, s, "/v1/quality")

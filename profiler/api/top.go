@@ -166,6 +166,27 @@ func newProcesses(r *Range) *Processes {
 	return out
 }
 
+// add adds what runs and is not in the list, by PID, as far as the filter lets it
+// through.
+func (p *Processes) add(running []Running, f Filter) {
+	listed := make(map[profiler.PID]bool, len(p.List))
+	for i := range p.List {
+		listed[p.List[i].PID] = true
+	}
+	slices.SortFunc(running, func(a, b Running) int { return cmp.Compare(a.Process.PID, b.Process.PID) })
+	for i := range running {
+		one := &profiler.Profile{Workload: running[i].Workload}
+		of := &running[i].Process
+		if listed[of.PID] || !f.workload(one) || !f.process(of) {
+			continue
+		}
+		p.List = append(p.List, Process{
+			PID: of.PID, Comm: format.ProcessName(of), Exe: profiler.Printable(of.Exe), Cgroup: profiler.Printable(of.Cgroup),
+			Service: profiler.Printable(service(one)),
+		})
+	}
+}
+
 func processesOf(r *Range) []Process {
 	type key struct {
 		*profiler.Process

@@ -167,7 +167,7 @@ func (d *daemon) serve(ctx context.Context) {
 	handler := api.NewServer(api.Config{
 		Source: source{d}, History: d.history, Metrics: d.telemetry.Page(), Healthz: d.health.Healthz(),
 		Readyz: telemetry.Readyz(d.readiness), AllowRemote: d.Settings.Listen.AllowRemote,
-		Working: d.service.Working, Refusals: &d.refusals,
+		Working: d.service.Working, Running: source{d}.running, Refusals: &d.refusals,
 	})
 	listener := d.listener
 	d.listener = nil // Serve closes it
@@ -252,6 +252,9 @@ func (d *daemon) pipelineSettings(s *config.Config) pipeline.Settings {
 	wantsPod, outside := s.PodFilter()
 	return pipeline.Settings{
 		Frequency: s.Frequency, CPUBudget: budget, MemoryBudget: int64(s.Memory.Budget), ServiceName: s.Service.Name, Labels: s.Labels,
+		Select: &pipeline.Select{
+			Pod: wantsPod, Outside: outside, Cgroup: s.CgroupFilter(),
+		},
 		Keep: func(w *profiler.Workload, p *profiler.Process) bool {
 			if !s.Wants(w.Attribute("service.name"), p.Comm, p.Cgroup) {
 				return false

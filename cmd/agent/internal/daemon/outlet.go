@@ -16,6 +16,7 @@ import (
 	"github.com/kalypso-dev/kalypso/exporter/spool"
 	"github.com/kalypso-dev/kalypso/exporter/transport"
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/api"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
 )
 
@@ -130,4 +131,25 @@ func (o *outlet) backend() telemetry.Backend {
 		b.Err, b.Tried = errors.New(st.SendError), time.Now()
 	}
 	return b
+}
+
+// status is what the API tells of the outlet.
+func (o *outlet) status() api.Export {
+	st := o.spool.Stats()
+	out := api.Export{
+		Name: o.kind, Endpoint: o.endpoint, Waiting: st.Disk.Requests + st.Memory.Requests,
+		Dropped: o.dropped.Load() + st.Refused.Samples + st.Expired.Samples + st.Evicted.Samples + st.Unreadable.Samples,
+	}
+	if st.Backend == spool.BackendUnreachable || st.Backend == spool.BackendBusy {
+		out.Error = profiler.Printable(st.SendError)
+	}
+	if !st.LastSuccess.IsZero() {
+		at := st.LastSuccess.UTC()
+		out.Delivered = &at
+	}
+	if !st.Oldest.IsZero() {
+		at := st.Oldest.UTC()
+		out.Oldest = &at
+	}
+	return out
 }

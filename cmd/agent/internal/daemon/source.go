@@ -48,14 +48,35 @@ func (s source) Status() api.Status {
 	wanted := d.settings.Frequency
 	d.mu.Unlock()
 	host, event := d.service.Describe()
+	var pods *api.Pods
+	if d.pods != nil {
+		known, _ := d.pods.Len()
+		pods = &api.Pods{Known: known, Learning: d.pods.Learning()}
+	}
+	exports := make([]api.Export, len(d.outlets))
+	for i, o := range d.outlets {
+		exports[i] = o.status()
+	}
 	return api.Status{
 		Version: d.Version, Host: host, Event: event, Started: st.Started, Frequency: st.Frequency, WantedFrequency: wanted,
 		Quality: d.service.Quality(),
 		Cost: api.Cost{
 			CPU: st.AgentCPU, BPF: st.BPFTime, Share: st.CPUShare, Budget: st.CPUBudget,
 			RSSBytes: st.Memory.Resident, MapBytes: st.Memory.Maps, MemoryBudget: st.Memory.Budget,
+			Unmet: st.CPUHelpless, Pressure: st.Memory.Pressure,
 		},
+		Pods: pods, Exports: exports,
 	}
+}
+
+// running lists the processes of the machine.
+func (s source) running() ([]api.Running, error) {
+	list, err := s.d.service.Running()
+	out := make([]api.Running, len(list))
+	for i, r := range list {
+		out[i] = api.Running(r)
+	}
+	return out, err
 }
 
 // Dump implements api.Source.

@@ -1,0 +1,56 @@
+package pipeline
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
+)
+
+// Running is a process that is there, and the workload that it is of.
+type Running struct {
+	Process  profiler.Process
+	Workload *profiler.Workload
+}
+
+// Running lists the processes of the machine, sampled or not, without those of the
+// kernel. It reads three
+// short files of each.
+func (s *Service) Running() ([]Running, error) {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	names, err := dir.Readdirnames(-1)
+	_ = dir.Close() // read from
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var out []Running
+	for _, name := range names {
+		n, err := strconv.ParseUint(name, 10, 31)
+		if err != nil {
+			continue
+		}
+		pid := profiler.PID(n)
+		exe, kernel, gone := readExe(pid)
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if kernel || gone || err != nil || exe == "" && !runs(pid) {
+			continue
+		}
+		cgroup, _ := workload.CgroupOf(pid) // without one it is of the machine
+		p := profiler.Process{PID: pid, Comm: strings.TrimSuffix(string(comm), "\n"), Exe: exe, Cgroup: cgroup}
+		out = append(out, Running{p, s.who.is(&identity{exe: exe, cgroup: cgroup}, p.Comm)})
+	}
+	return out, nil
+}
+
+// is gives the workload of an identity that nothing is remembered of.
+func (x *identities) is(id *identity, comm string) *profiler.Workload {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.workload(id, comm)
+}
