@@ -17,8 +17,7 @@ type Running struct {
 }
 
 // Running lists the processes of the machine, sampled or not, without those of the
-// kernel. It reads three
-// short files of each.
+// kernel. It reads three short files of each.
 func (s *Service) Running() ([]Running, error) {
 	dir, err := os.Open("/proc")
 	if err != nil {
