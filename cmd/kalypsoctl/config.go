@@ -47,6 +47,12 @@ Later ones win: the charts' defaults, the profile, the file, --set.`,
 			if err != nil {
 				return err
 			}
+			if archives, err := openArchives(""); err == nil {
+				err := checkUpstream(c, archives, c.Components())
+				if cli.IsUsage(err) { // charts that are not here, or damaged, are no matter here
+					return err
+				}
+			}
 			names := component.Names(component.All())
 			if len(args) > 0 {
 				chosen, err := choose(cmd, c, args)

@@ -74,6 +74,11 @@ func (f *targetFlags) open(cmd *cobra.Command, names []string, withNeeds bool) (
 	if err != nil && !(f.lenient && errors.As(err, &none)) {
 		return nil, err
 	}
+	if archives != nil {
+		if err := checkUpstream(c, archives, chosen); err != nil {
+			return nil, err
+		}
+	}
 	cluster, err := f.cluster.connect(cmd.Context())
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,6 +119,9 @@ func (f *renderFlags) render(cmd *cobra.Command, names []string) ([]rendered, er
 	if err != nil {
 		return nil, err
 	}
+	if err := checkUpstream(c, archives, chosen); err != nil {
+		return nil, err
+	}
 	var out []rendered
 	for _, comp := range chosen {
 		if err := cmd.Context().Err(); err != nil {
@@ -135,6 +139,34 @@ func (f *renderFlags) render(cmd *cobra.Command, names []string) ([]rendered, er
 		out = append(out, rendered{comp, m})
 	}
 	return out, nil
+}
+
+// checkUpstream holds the values that were given against the upstream charts.
+// What nothing in a chart can read is refused; where the chart may hand it on, it
+// is warned of.
+func checkUpstream(c *config.Config, archives *helm.Archives, chosen []component.Component) error {
+	for _, comp := range chosen {
+		found, err := c.Chart(comp.Name).Unknowns(archives, c.Base(comp.Name), c.Given(comp.Name))
+		if err != nil {
+			return err
+		}
+		for _, u := range found {
+			path, key := comp.Name+"."+strings.Join(u.Keys, "."), u.Keys[len(u.Keys)-1]
+			word := near.Word(key, u.Known)
+			switch place := c.Place(comp.Name, u.Keys); {
+			case u.Sure && word != "":
+				return cli.Usage("did you mean "+word+"?", "%s: chart %s has no value %q (%s)", place, u.Chart, key, path)
+			case u.Sure:
+				return cli.Usage("helm show values "+u.Chart.Name+" --repo "+u.Chart.Repository+" --version "+u.Chart.Version+"     prints those that there are",
+					"%s: chart %s has no value %q (%s)", place, u.Chart, key, path)
+			case word != "":
+				log.Printf("%s: chart %s does not know %s; did you mean %s?", place, u.Chart, path, word)
+			default:
+				log.Printf("%s: chart %s does not know %s", place, u.Chart, path)
+			}
+		}
+	}
+	return nil
 }
 
 // openArchives opens the folder of packaged charts.

@@ -347,3 +347,49 @@ func TestImages(t *testing.T) {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
+
+func TestUnknowns(t *testing.T) {
+	fsys := upstream()
+	fsys["values.yaml"] = text("replicas: 1\nimage: example.org/web:1\nservice: {port: 80, annotations: {a: b}}\nweb: {config: {workers: 4}}\nglobal: {hub: a}\n# hostNetwork: true\n")
+	fsys["templates/more.yaml"] = text("{{ .Values.service.scheme }}{{ index .Values \"paused\" }}{{ toYaml .Values.web.config }}")
+	dir := t.TempDir()
+	pack(t, fsys, dir)
+	tests := []struct {
+		name, set string
+		want      string // the way to what is unknown; + where it is sure
+	}{
+		{"what the chart has", "web.replicas=2", ""},
+		{"what nothing in the chart reads", "web.replicaz=2", "web.replicaz+"},
+		{"below the first level it is not sure", "web.service.prot=1", "web.service.prot"},
+		{"what only a template reads", "web.service.scheme=tls", ""},
+		{"what a template reads by its name", "web.paused=true", ""},
+		{"what a comment of the values tells of", "web.hostNetwork=true", ""},
+		{"a word of prose is no value", "web.but=1", "web.but+"},
+		{"settings that are handed on", "web.web.config.threads=2", ""},
+		{"annotations", "web.service.annotations.c=d", ""},
+		{"values of all charts", "web.global.any=1", ""},
+		{"values of our own chart", "own=false", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			given := Values{}
+			if err := ParseSet(tt.set, given); err != nil {
+				t.Fatal(err)
+			}
+			found, err := open(t, wrapper()).Unknowns(archives(t, dir), nil, given)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for _, u := range found {
+				got += strings.Join(u.Keys, ".")
+				if u.Sure {
+					got += "+"
+				}
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

@@ -77,6 +77,8 @@ func standIn(d helm.Dependency) *chart.Chart {
 	file := func(name, text string) *chart.File { return &chart.File{Name: name, Data: []byte(text)} }
 	return &chart.Chart{
 		Metadata: &chart.Metadata{APIVersion: chart.APIVersionV2, Name: d.Name, Version: d.Version},
+		Raw:      []*chart.File{file("values.yaml", "replicas: 1\npod: {hostNetwork: false, annotations: {}}\n")},
+		Values:   map[string]any{"replicas": 1, "pod": map[string]any{"hostNetwork": false, "annotations": map[string]any{}}},
 		Files:    []*chart.File{file("crds/crd.yaml", "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: "+d.Name+"s.example.org}\n")},
 		Templates: []*chart.File{
 			file("templates/objects.yaml", `apiVersion: v1

@@ -63,6 +63,12 @@ func (e usageError) ExitCode() int { return ExitUsage }
 // Wrong makes err one that ends with the exit code of wrong usage.
 func Wrong(err error) error { return usageError{err} }
 
+// IsUsage says whether an error is one of wrong usage.
+func IsUsage(err error) bool {
+	var wrong usageError
+	return errors.As(err, &wrong)
+}
+
 // timedOut is an error that waiting longer may mend.
 type timedOut struct{ error }
 

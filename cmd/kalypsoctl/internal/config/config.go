@@ -242,6 +242,12 @@ func (c *Config) Given(name string) helm.Values {
 	return v
 }
 
+// Place tells where a value of a component came from: "--set",
+// "kalypso.yaml:5:28", "default".
+func (c *Config) Place(name string, keys []string) string {
+	return c.find(name).origin(name+"."+strings.Join(keys, "."), keys)
+}
+
 // ProfileGiven says whether somebody chose the profile.
 func (c *Config) ProfileGiven() bool { return c.profileOrigin != "default" }
 
