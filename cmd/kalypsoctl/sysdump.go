@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
@@ -119,7 +120,23 @@ func (f *sysdumpFlags) run(cmd *cobra.Command) error {
 	if err := f.tell(told, o, report); err != nil {
 		return fmt.Errorf("print what was gathered: %w", err)
 	}
+	if report.Nothing != nil {
+		return unreadable(cluster, report.Nothing)
+	}
 	return nil
+}
+
+// unreadable says that a dump has nothing of the cluster in it.
+func unreadable(cluster *kube.Cluster, why error) error {
+	f := &profiler.Fault{
+		What: "nothing of the stack could be read in context " + cluster.Context, Why: why,
+		Fix: "kalypsoctl sysdump     again, when the cluster answers",
+	}
+	if apierrors.IsForbidden(why) {
+		f.Kind = kube.ErrForbidden
+		f.Fix = "ask who runs the cluster for the ClusterRole view, and for Secrets to be read in the namespaces of the stack: Helm keeps its releases in them"
+	}
+	return f
 }
 
 // write writes the archive to where --output says. A file appears whole or not
@@ -152,10 +169,13 @@ const linesShown = 5
 // tell prints what is wrong, how large the file is, and what is not in it.
 func (f *sysdumpFlags) tell(out io.Writer, o sysdump.Options, r *sysdump.Report) error {
 	w := bufio.NewWriter(out)
-	if len(r.Wrong) == 0 {
+	switch {
+	case r.Nothing != nil: // the error says it
+	case len(r.Wrong) == 0:
 		fmt.Fprintln(w, "nothing is wrong with what is installed")
+	default:
+		few(w, "wrong     ", r.Wrong)
 	}
-	few(w, "wrong     ", r.Wrong)
 	few(w, "left out  ", r.LeftOut)
 	few(w, "not had   ", r.Failed)
 	fmt.Fprintf(w, "\n%s: %s in %.1f MiB, %s\n", f.output, count(r.Files, "file"), float64(r.Bytes)/(1<<20), kube.Age(r.Took))

@@ -49,11 +49,16 @@ type right struct {
 	verbs                      string // joined by commas, so that a right can be a key
 }
 
-func (r right) String() string {
-	name := r.resource
-	if r.group != "" {
-		name += "." + r.group
+// kind is how kubectl names what the right is about.
+func (r right) kind() string {
+	if r.group == "" {
+		return r.resource
 	}
+	return r.resource + "." + r.group
+}
+
+func (r right) String() string {
+	name := r.kind()
 	if r.namespace == "" {
 		return fmt.Sprintf("%s %s, cluster-wide", r.verbs, name)
 	}
@@ -76,7 +81,7 @@ func (p *preflight) rbac(ctx context.Context) check.Outcome {
 	}
 	var (
 		mu      sync.Mutex
-		missing []string
+		missing []right
 	)
 	group, limited := errgroup.WithContext(ctx)
 	group.SetLimit(askAtOnce)
@@ -97,7 +102,7 @@ func (p *preflight) rbac(ctx context.Context) check.Outcome {
 			if len(lacking) > 0 {
 				r.verbs = strings.Join(lacking, ",")
 				mu.Lock()
-				missing = append(missing, r.String())
+				missing = append(missing, r)
 				mu.Unlock()
 			}
 			return nil
@@ -109,8 +114,39 @@ func (p *preflight) rbac(ctx context.Context) check.Outcome {
 	if len(missing) == 0 {
 		return check.Pass("you may make what %s hold (%s)", plural(len(p.Stack.Parts), "chart"), plural(len(rights), "rule"))
 	}
-	slices.Sort(missing)
-	return check.Fail("you may not:\n%s", lines(missing)).WithFix("%s", p.grant(ctx))
+	return check.Fail("you may not:\n%s", strings.Join(joined(missing), "\n")).WithFix("%s", p.grant(ctx))
+}
+
+// joined tells rights in as few lines as they take: all kinds that the same is
+// missing for in one place are one.
+func joined(rights []right) []string {
+	type where struct{ namespace, verbs string }
+	kinds := map[where][]string{}
+	for _, r := range rights {
+		w := where{r.namespace, r.verbs}
+		kinds[w] = append(kinds[w], r.kind())
+	}
+	type what struct {
+		kinds, verbs string
+		everywhere   bool
+	}
+	places := map[what][]string{}
+	for w, names := range kinds {
+		slices.Sort(names)
+		k := what{strings.Join(names, " "), w.verbs, w.namespace == ""}
+		places[k] = append(places[k], w.namespace)
+	}
+	var out []string
+	for k, namespaces := range places {
+		slices.Sort(namespaces)
+		where := "in " + strings.Join(namespaces, " ")
+		if k.everywhere {
+			where = "cluster-wide"
+		}
+		out = append(out, fmt.Sprintf("%s %s: %s", k.verbs, where, k.kinds))
+	}
+	slices.Sort(out)
+	return out
 }
 
 // grant is what somebody who may do everything types.

@@ -199,3 +199,25 @@ func TestOlderThan(t *testing.T) {
 		}
 	}
 }
+
+func TestRightsAreTold(t *testing.T) {
+	got := joined([]right{
+		{group: "apps", resource: "deployments", namespace: "tempo", verbs: "create"},
+		{resource: "secrets", namespace: "tempo", verbs: "create"},
+		{resource: "secrets", namespace: "loki", verbs: "create"},
+		{group: "apps", resource: "deployments", namespace: "loki", verbs: "create"},
+		{resource: "secrets", namespace: "minio", verbs: "create"},
+		{resource: "secrets", verbs: "list"},
+		{resource: "nodes", verbs: "list"},
+		{resource: "secrets", namespace: "tempo", verbs: "list"},
+	})
+	want := []string{
+		"create in loki tempo: deployments.apps secrets",
+		"create in minio: secrets",
+		"list cluster-wide: nodes secrets",
+		"list in tempo: secrets",
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+}

@@ -96,7 +96,6 @@ func (d *dump) releases(context.Context) error {
 
 // events writes events/NAMESPACE.txt, newest last.
 func (d *dump) events(ctx context.Context) error {
-	var errs []error
 	for _, ns := range append(d.namespaces(), "") {
 		from, name := ns, ns
 		options := metav1.ListOptions{}
@@ -105,12 +104,14 @@ func (d *dump) events(ctx context.Context) error {
 		}
 		list, err := d.cluster.Client.CoreV1().Events(from).List(ctx, options)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("namespace %s: %w", from, err))
+			d.fail("events/"+name+".txt", err)
 			continue
 		}
-		errs = append(errs, d.add("events/"+name+".txt", d.eventsText(list.Items)))
+		if err := d.add("events/"+name+".txt", d.eventsText(list.Items)); err != nil {
+			return err
+		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (d *dump) eventsText(events []corev1.Event) []byte {
@@ -219,11 +220,10 @@ func (d *dump) secretNames(ctx context.Context, ns string) error {
 // logs writes logs/NAMESPACE/POD/CONTAINER.log, and .previous.log where a
 // container was started again.
 func (d *dump) logs(ctx context.Context) error {
-	var errs []error
 	for _, ns := range d.namespaces() {
 		pods, err := d.cluster.Client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{})
 		if err != nil {
-			errs = append(errs, fmt.Errorf("pods of namespace %s: %w", ns, err))
+			d.fail("logs/"+ns, err)
 			continue
 		}
 		var group errgroup.Group
@@ -236,7 +236,7 @@ func (d *dump) logs(ctx context.Context) error {
 		}
 		_ = group.Wait() // nobody gives an error
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (d *dump) log(ctx context.Context, p *corev1.Pod, s corev1.ContainerStatus) {

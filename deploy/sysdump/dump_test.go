@@ -15,7 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kalypso-dev/kalypso/deploy/component"
@@ -220,5 +222,32 @@ func TestCredentialsAreThoseOfTheCatalogue(t *testing.T) {
 	)
 	if got := d.credentials(context.WithoutCancel(t.Context())); len(got) != 1 || string(got[0]) != "abc123xyz" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// What the server refuses is one line, not one for each kind and namespace; and
+// a dump of nothing says so.
+func TestWhatMayNotBeRead(t *testing.T) {
+	d := newTestDump()
+	d.health = []status.Component{{Component: component.Component{Name: "loki", Namespace: "loki"}, Health: status.Unknown}}
+	for _, resource := range []string{"pods", "services", "configmaps", "jobs"} {
+		d.fail("objects/loki/"+resource, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no")))
+	}
+	d.fail("agent/one", errors.New("connection refused"))
+	want := []string{"objects/loki/configmaps, objects/loki/jobs, objects/loki/pods, and 1 more: " + noRights, "agent/one: connection refused"}
+	if diff := cmp.Diff(d.failures(), want); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+	if err := d.nothing(); !apierrors.IsForbidden(err) {
+		t.Errorf("nothing: %v", err)
+	}
+	if got := string(d.summary(time.Now())); !strings.HasPrefix(got, "# kalypso on test: nothing could be read\n") {
+		t.Errorf("the summary begins with:\n%.200s", got)
+	}
+	if err := d.keep("events/loki.txt", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.nothing(); err != nil {
+		t.Errorf("with events: %v", err)
 	}
 }

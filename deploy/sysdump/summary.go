@@ -121,6 +121,8 @@ func (d *dump) verdict(found []finding) string {
 		}
 	}
 	switch {
+	case d.nothing() != nil:
+		return "nothing could be read"
 	case len(found) > 0:
 		return fmt.Sprintf("%s wrong", plural(len(found), "thing"))
 	case there == 0:

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kalypso-dev/kalypso/deploy/component"
@@ -47,6 +48,7 @@ type Report struct {
 	Wrong   []string // what the summary begins with, worst first
 	LeftOut []string // what is not in it by choice: limits of size, age, time
 	Failed  []string // what could not be had
+	Nothing error    // why nothing of the cluster could be read; nil if anything was
 	Took    time.Duration
 }
 
@@ -121,7 +123,7 @@ func Write(ctx context.Context, cluster *kube.Cluster, w io.Writer, o Options) (
 	if errors.Is(ctx.Err(), context.Canceled) { // the deadline is no reason to write nothing
 		return nil, ctx.Err()
 	}
-	r := &Report{Files: len(d.members) + 1, Wrong: d.wrongLines(), LeftOut: d.left, Failed: d.failures()}
+	r := &Report{Files: len(d.members) + 1, Wrong: d.wrongLines(), LeftOut: d.left, Failed: d.failures(), Nothing: d.nothing()}
 	var err error
 	r.Bytes, err = d.write(w, d.redact.text(d.summary(began)))
 	r.Took = time.Since(began)
@@ -135,7 +137,14 @@ func (d *dump) started(what string) {
 }
 
 // failure is what could not be had, and why.
-type failure struct{ what, why string }
+type failure struct {
+	what, why string
+	err       error
+}
+
+// noRights is the reason of all that the server refuses: in its own words it is
+// another one for each kind and namespace.
+const noRights = "you may not read it (403 Forbidden)"
 
 // addresses stand before the reason in errors of net/http, also in those that the
 // API server passes on, and make each another one.
@@ -144,9 +153,33 @@ var addresses = regexp.MustCompile(`\b(?:Get|Post) "[^"]*": `)
 // fail notes what could not be had.
 func (d *dump) fail(what string, err error) {
 	why := addresses.ReplaceAllString(err.Error(), "")
+	if apierrors.IsForbidden(err) {
+		why = noRights
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.failed = append(d.failed, failure{what, string(d.redact.text([]byte(why)))})
+	d.failed = append(d.failed, failure{what, string(d.redact.text([]byte(why))), err})
+}
+
+// nothing says why nothing of the cluster could be read, if so it is.
+func (d *dump) nothing() error {
+	seen := len(d.nodes) > 0 || slices.ContainsFunc(d.health, func(c status.Component) bool { return c.Health != status.Unknown }) ||
+		slices.ContainsFunc(d.members, func(m member) bool {
+			folder, _, _ := strings.Cut(m.name, "/")
+			return slices.Contains([]string{"events", "objects", "logs", "agent"}, folder)
+		})
+	if seen {
+		return nil
+	}
+	for _, f := range d.failed {
+		if apierrors.IsForbidden(f.err) {
+			return f.err
+		}
+	}
+	if len(d.failed) > 0 {
+		return d.failed[0].err
+	}
+	return errors.New("the time was over")
 }
 
 // namesShown is how many things are named that one reason kept from being had.

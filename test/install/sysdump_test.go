@@ -121,3 +121,19 @@ func TestSysdumpOfABrokenInstall(t *testing.T) {
 		t.Error("--component minio has other components, or not minio")
 	}
 }
+
+// Who may read nothing is told so, once, by the exit code too.
+func TestSysdumpWithoutRights(t *testing.T) {
+	b := newBench(t, "blind")
+	file, err := b.KubeconfigFor(cluster.User{Name: "jane"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dump := filepath.Join(t.TempDir(), "dump.tar.gz")
+	text := b.as(file).run(t, forbidden, "", "sysdump", "-o", dump)
+	holds(t, text, "and ", "you may not read it (403 Forbidden)", "error: nothing of the stack could be read", "fix:   ask who runs the cluster for the ClusterRole view")
+	if n := strings.Count(text, "403 Forbidden"); n != 1 {
+		t.Errorf("the same reason %d times:\n%s", n, text)
+	}
+	holds(t, func() string { _, files := unpacked(t, dump); return files["SUMMARY.md"] }(), "nothing could be read")
+}
