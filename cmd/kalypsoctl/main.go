@@ -61,7 +61,7 @@ func newRootCommand() *cobra.Command {
 		newOpenCommand(),
 		newExplainCommand(),
 		newBucketsCommand(),
-		cli.NewVersionCommand("kalypsoctl", cli.ReadBuildInfo(version, commit)),
+		newVersionCommand(),
 		newCompletionCommand(),
 	)
 	cli.House(root, exitCodes())

@@ -261,6 +261,20 @@ func TestHistoryAndTop(t *testing.T) {
 	}
 }
 
+func TestVersions(t *testing.T) {
+	f := opened(t, "")
+	got, err := f.Versions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(got, []Version{{"birch", "v1.2.3"}, {"larch", "v1.2.3"}}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+	if len(f.Missing) != 1 {
+		t.Errorf("missing: %v, want the node whose agent is not ready", f.Missing)
+	}
+}
+
 func TestDump(t *testing.T) {
 	list, more, err := opened(t, "deploy/checkout").Dump(t.Context(), 1)
 	if err != nil || len(list) != 1 || more != 3 || list[0].Node != "birch" || list[0].Comm != "checkout" {

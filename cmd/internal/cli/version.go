@@ -46,6 +46,11 @@ func ReadBuildInfo(version, commit string) BuildInfo {
 	return b
 }
 
+// Text is what people are shown of the program of this name.
+func (b BuildInfo) Text(program string) string {
+	return fmt.Sprintf("%s %s\ncommit  %s\ngo      %s\narch    %s\n", program, b.Version, b.Commit, b.Go, b.Arch)
+}
+
 // NewVersionCommand is the verb that prints b for the program of this name.
 func NewVersionCommand(program string, b BuildInfo) *cobra.Command {
 	var output string
@@ -62,8 +67,7 @@ func NewVersionCommand(program string, b BuildInfo) *cobra.Command {
 			if output == "json" {
 				err = WriteJSON(cmd.OutOrStdout(), b)
 			} else {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s\ncommit  %s\ngo      %s\narch    %s\n",
-					program, b.Version, b.Commit, b.Go, b.Arch)
+				_, err = fmt.Fprint(cmd.OutOrStdout(), b.Text(program))
 			}
 			if err != nil {
 				return fmt.Errorf("print the version: %w", err)
