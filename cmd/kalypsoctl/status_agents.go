@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
+	"github.com/kalypso-dev/kalypso/deploy/agents"
+	"github.com/kalypso-dev/kalypso/deploy/component"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/deploy/status"
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// look looks at the components, and asks the agents meanwhile. That those cannot
+// be asked is no error: it is said on the page.
+func look(ctx context.Context, cluster *kube.Cluster) ([]status.Component, fleet) {
+	var all []status.Component
+	var f fleet
+	var both errgroup.Group
+	both.Go(func() error {
+		all = status.Look(ctx, cluster, component.All())
+		return nil
+	})
+	both.Go(func() error {
+		f.reports, f.err = agents.Reports(ctx, cluster.Client, agents.Forwarded{Cluster: cluster})
+		return nil
+	})
+	_ = both.Wait() // nobody gives an error
+	return all, f
+}
+
+// fleet is what status shows of the agents.
+type fleet struct {
+	reports []agents.Report
+	err     error
+}
+
+// warnings is how many agents are not as they should be.
+func (f *fleet) warnings() int {
+	n := agents.SumUp(f.reports).WithTroubles
+	if f.err != nil {
+		n++
+	}
+	return n
+}
+
+// note is what the agents' component is about, in its line: what they do and cost.
+func (f *fleet) note() string {
+	s := agents.SumUp(f.reports)
+	if s.Agents == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s Hz, %s %% CPU, %s MiB, lost %.2f %%", between("%d", s.RateLow, s.RateHigh), between("%.1f", s.CPULow, s.CPUHigh),
+		between("%d", s.MemoryLow>>20, s.MemoryHigh>>20), s.Lost)
+}
+
+// between writes two values, or one where they look the same.
+func between[T any](format string, low, high T) string {
+	a, b := fmt.Sprintf(format, low), fmt.Sprintf(format, high)
+	if a == b {
+		return a
+	}
+	return a + " to " + b
+}
+
+const (
+	mostAgents   = 10 // that have a line
+	mostTroubles = 5
+)
+
+// table has a line for each agent; of many only those that are not as they should
+// be. One agent is in the line of its component.
+func (f *fleet) table(out io.Writer, style term.Style) error {
+	if len(f.reports) < 2 {
+		return nil
+	}
+	shown, rest := f.reports, 0
+	if len(shown) > mostAgents {
+		n := min(agents.SumUp(shown).WithTroubles, mostAgents) // they come first
+		shown, rest = shown[:n], len(shown)-n
+	}
+	var rows [][]string
+	for i := range shown {
+		rows = append(rows, agentRow(&shown[i]))
+	}
+	if _, err := fmt.Fprintln(out); err != nil {
+		return err
+	}
+	if len(rows) > 0 {
+		if err := style.Table(out, []string{"node", "rate", "CPU", "memory", "lost", "stacks", "notes"}, rows); err != nil {
+			return err
+		}
+	}
+	if rest == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(out, "%s more\n", plural(rest, "agent", "agents"))
+	return err
+}
+
+func agentRow(r *agents.Report) []string {
+	note := ""
+	if len(r.Troubles) > 0 {
+		note = "! " + r.Troubles[0].What
+		if more := len(r.Troubles) - 1; more > 0 {
+			note = fmt.Sprintf("! (1 of %d) %s", more+1, r.Troubles[0].What)
+		}
+	}
+	if r.Quality == nil {
+		return []string{profiler.Printable(r.Node), "?", "", "", "", "", note}
+	}
+	q := r.Quality
+	s := agents.SumUp([]agents.Report{*r})
+	return []string{
+		profiler.Printable(r.Node), fmt.Sprintf("%d Hz", q.Frequency), fmt.Sprintf("%.1f %%", q.Cost.CPUPercent),
+		fmt.Sprintf("%d MiB", s.MemoryLow>>20), fmt.Sprintf("%.2f %%", s.Lost), fmt.Sprintf("%.1f %%", s.Complete), note,
+	}
+}
+
+// quality says how far profiles can be trusted, on lines no wider than width.
+func (f *fleet) quality(width int) string {
+	s := agents.SumUp(f.reports)
+	if s.Agents == 0 || s.Complete == 0 {
+		return ""
+	}
+	parts := []string{fmt.Sprintf("profiling quality: %.1f %% of stacks complete", s.Complete)}
+	if s.ReasonPercent >= 0.05 {
+		parts = append(parts, fmt.Sprintf("%.1f %% %s", s.ReasonPercent, s.Reason))
+	}
+	parts = append(parts, fmt.Sprintf("%.1f %% of frames named", s.Named), fmt.Sprintf("lost %.2f %%", s.Lost))
+	var b strings.Builder
+	used := 0
+	for i, part := range parts {
+		n := utf8.RuneCountInString(part)
+		switch {
+		case i == 0:
+		case width > 0 && used+3+n > width:
+			b.WriteString("\n  ")
+			used = 2
+		default:
+			b.WriteString(" · ")
+			used += 3
+		}
+		b.WriteString(part)
+		used += n
+	}
+	return b.String() + "\n"
+}
+
+// writeTroubles says in full what is not as it should be, once for all nodes where
+// it is the same, and what to do about it.
+func (f *fleet) writeTroubles(out io.Writer) error {
+	if f.err != nil {
+		t := agents.Trouble{What: f.err.Error()}
+		var fault *profiler.Fault
+		if errors.As(f.err, &fault) {
+			t.Fix = fault.Fix
+		}
+		return writeTrouble(out, "agents", t)
+	}
+	var order []agents.Trouble
+	nodes := map[agents.Trouble][]string{}
+	for i := range f.reports {
+		for _, t := range f.reports[i].Troubles {
+			if nodes[t] == nil {
+				order = append(order, t)
+			}
+			nodes[t] = append(nodes[t], profiler.Printable(f.reports[i].Node))
+		}
+	}
+	for i, t := range order {
+		if i == mostTroubles {
+			_, err := fmt.Fprintf(out, "\nand %s: kalypsoctl status -o json has all\n", plural(len(order)-i, "more of agents", "more of agents"))
+			return err
+		}
+		on := nodes[t]
+		who := "agent on " + on[0]
+		if len(on) > 1 {
+			who = fmt.Sprintf("agents on %d nodes (%s, …)", len(on), on[0])
+		}
+		if err := writeTrouble(out, who, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeTrouble(out io.Writer, who string, t agents.Trouble) error {
+	text := fmt.Sprintf("\n%s: %s\n", who, t.What)
+	if t.Fix != "" {
+		text += fmt.Sprintf("fix: %s\n", t.Fix)
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+// statusAgent is one agent. Fields are added, not changed.
+type statusAgent struct {
+	Node            string         `json:"node"`
+	Pod             string         `json:"pod,omitempty"`
+	Answered        bool           `json:"answered"`
+	Version         string         `json:"version,omitempty"`
+	Started         *time.Time     `json:"started,omitempty"`
+	Frequency       int            `json:"frequency"`
+	WantedFrequency int            `json:"wanted_frequency"`
+	CPUPercent      float64        `json:"cpu_percent"` // of the node's CPUs, now
+	CPUBudget       float64        `json:"cpu_budget_percent"`
+	MemoryBytes     int64          `json:"memory_bytes"` // with BPF maps
+	MemoryBudget    int64          `json:"memory_budget_bytes"`
+	Samples         uint64         `json:"samples"`
+	LostPercent     float64        `json:"lost_percent"` // of the last minutes
+	StacksComplete  float64        `json:"stacks_complete_percent"`
+	FramesNamed     float64        `json:"frames_named_percent"`
+	Warnings        []agentTrouble `json:"warnings,omitempty"`
+}
+
+type agentTrouble struct {
+	What string `json:"what"`
+	Fix  string `json:"fix,omitempty"`
+}
+
+func (f *fleet) json() []statusAgent {
+	out := make([]statusAgent, 0, len(f.reports))
+	for i := range f.reports {
+		r := &f.reports[i]
+		a := statusAgent{Node: r.Node, Pod: r.Pod, Answered: r.Quality != nil}
+		if q := r.Quality; q != nil {
+			s := agents.SumUp(f.reports[i : i+1])
+			a.Version, a.Started, a.Frequency, a.WantedFrequency = q.Version, &q.Started, q.Frequency, q.WantedFrequency
+			a.CPUPercent, a.CPUBudget, a.MemoryBytes, a.MemoryBudget = q.Cost.CPUPercent, q.Cost.CPUBudget, s.MemoryLow, q.Cost.MemoryBudget
+			a.Samples, a.LostPercent, a.StacksComplete, a.FramesNamed = q.Samples, s.Lost, s.Complete, s.Named
+		}
+		for _, t := range r.Troubles {
+			a.Warnings = append(a.Warnings, agentTrouble(t))
+		}
+		out = append(out, a)
+	}
+	return out
+}
