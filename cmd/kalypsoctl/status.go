@@ -14,7 +14,6 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
-	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/deploy/status"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -74,17 +73,17 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 	if f.watch {
 		return f.again(ctx, cmd.OutOrStdout(), cluster)
 	}
-	all := status.Look(ctx, cluster, component.All())
+	all, asked := look(ctx, cluster)
 	var waiting error
 	if f.wait {
 		if waiting = f.until(ctx, cmd.ErrOrStderr(), cluster, all); ctx.Err() == nil {
-			all = status.Look(ctx, cluster, component.All())
+			all, asked = look(ctx, cluster)
 		}
 	}
 	if ctx.Err() != nil {
 		return cli.Exit(cli.ExitInterrupted)
 	}
-	p := page{cluster: cluster, all: all, now: time.Now()}
+	p := page{cluster: cluster, all: all, agents: asked, now: time.Now()}
 	if f.output == "json" {
 		err = p.writeJSON(cmd.OutOrStdout())
 	} else {
@@ -139,11 +138,11 @@ func (f *statusFlags) again(ctx context.Context, out io.Writer, cluster *kube.Cl
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		all := status.Look(ctx, cluster, component.All())
+		all, asked := look(ctx, cluster)
 		if ctx.Err() != nil {
 			return cli.Exit(cli.ExitInterrupted)
 		}
-		p := page{cluster: cluster, all: all, now: time.Now(), answered: answered}
+		p := page{cluster: cluster, all: all, agents: asked, now: time.Now(), answered: answered}
 		var text strings.Builder
 		if err := p.write(&text, term.For(out, os.Getenv), columns(out)); err != nil {
 			return err
@@ -181,6 +180,7 @@ func columns(out io.Writer) int {
 type page struct {
 	cluster  *kube.Cluster
 	all      []status.Component
+	agents   fleet
 	now      time.Time
 	answered map[string]time.Time // when each component answered last, where it is looked again and again
 }
@@ -221,6 +221,9 @@ func (p *page) write(out io.Writer, style term.Style, width int) error {
 	if absent := p.absent(); len(absent) > 0 {
 		fmt.Fprintf(&b, "not installed: %s\n", strings.Join(absent, ", "))
 	}
+	if err := p.agents.table(&b, style); err != nil {
+		return err
+	}
 	for line := range strings.Lines(b.String()) {
 		if line = strings.TrimSuffix(line, "\n"); width > 0 {
 			line = cut(line, width)
@@ -229,7 +232,13 @@ func (p *page) write(out io.Writer, style term.Style, width int) error {
 			return err
 		}
 	}
-	return writeBroken(out, installed)
+	if _, err := io.WriteString(out, p.agents.quality(width)); err != nil {
+		return err
+	}
+	if err := writeBroken(out, installed); err != nil {
+		return err
+	}
+	return p.agents.writeTroubles(out)
 }
 
 // writeBroken says in full what does not heal, which the table may have cut, and
@@ -290,6 +299,9 @@ func (p *page) note(c status.Component, style term.Style) string {
 	if c.Release != nil && !c.Release.Managed {
 		return "installed by others"
 	}
+	if c.Name == "agent" {
+		return p.agents.note()
+	}
 	return ""
 }
 
@@ -305,7 +317,7 @@ func (p *page) absent() []string {
 
 // verdict is the first line's answer.
 func (p *page) verdict() string {
-	counts, warnings := map[status.Health]int{}, 0
+	counts, warnings := map[status.Health]int{}, p.agents.warnings()
 	for _, c := range p.installed() {
 		counts[c.Health]++
 		if c.Health == status.Healthy {
@@ -334,6 +346,7 @@ type statusReport struct {
 	Kubernetes string            `json:"kubernetes"`
 	Healthy    bool              `json:"healthy"`
 	Components []statusComponent `json:"components"`
+	Agents     []statusAgent     `json:"agents"`
 }
 
 type statusComponent struct {
@@ -355,7 +368,7 @@ type statusComponent struct {
 }
 
 func (p *page) writeJSON(out io.Writer) error {
-	doc := statusReport{Schema: "kalypso.status/v1", Context: p.cluster.Context, Kubernetes: p.cluster.Version, Healthy: p.healthy(), Components: []statusComponent{}}
+	doc := statusReport{Schema: "kalypso.status/v1", Context: p.cluster.Context, Kubernetes: p.cluster.Version, Healthy: p.healthy(), Components: []statusComponent{}, Agents: p.agents.json()}
 	for _, c := range p.all {
 		s := statusComponent{
 			Name: c.Name, Health: c.Health.String(), Namespace: c.Namespace, Release: c.Component.Release,

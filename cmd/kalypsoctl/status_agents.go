@@ -52,12 +52,18 @@ func (f *fleet) warnings() int {
 	return n
 }
 
-// note is what the agents' component is about, in its line: what they do and cost.
+// note is what the one agent of a cluster does and costs, for the line of its
+// component. Several have lines of their own.
 func (f *fleet) note() string {
-	s := agents.SumUp(f.reports)
-	if s.Agents == 0 {
+	if len(f.reports) != 1 || f.reports[0].Quality == nil {
 		return ""
 	}
+	return brief(f.reports)
+}
+
+// brief is what agents do and cost.
+func brief(reports []agents.Report) string {
+	s := agents.SumUp(reports)
 	return fmt.Sprintf("%s Hz, %s %% CPU, %s MiB, lost %.2f %%", between("%d", s.RateLow, s.RateHigh), between("%.1f", s.CPULow, s.CPUHigh),
 		between("%d", s.MemoryLow>>20, s.MemoryHigh>>20), s.Lost)
 }
@@ -82,10 +88,10 @@ func (f *fleet) table(out io.Writer, style term.Style) error {
 	if len(f.reports) < 2 {
 		return nil
 	}
-	shown, rest := f.reports, 0
+	shown, rest := f.reports, []agents.Report(nil)
 	if len(shown) > mostAgents {
 		n := min(agents.SumUp(shown).WithTroubles, mostAgents) // they come first
-		shown, rest = shown[:n], len(shown)-n
+		shown, rest = shown[:n], shown[n:]
 	}
 	var rows [][]string
 	for i := range shown {
@@ -99,10 +105,14 @@ func (f *fleet) table(out io.Writer, style term.Style) error {
 			return err
 		}
 	}
-	if rest == 0 {
+	if len(rest) == 0 {
 		return nil
 	}
-	_, err := fmt.Fprintf(out, "%s more\n", plural(rest, "agent", "agents"))
+	more := "more agents"
+	if len(rows) == 0 {
+		more = "agents"
+	}
+	_, err := fmt.Fprintf(out, "%d %s: %s\n", len(rest), more, brief(rest))
 	return err
 }
 
