@@ -29,7 +29,7 @@ func newChartsListCommand() *cobra.Command {
 	var (
 		f      stackFlags
 		dir    string
-		output string
+		output cli.Output
 	)
 	cmd := &cobra.Command{
 		Use:   "list [flags]",
@@ -39,7 +39,7 @@ func newChartsListCommand() *cobra.Command {
   kalypsoctl charts list -o json                      for a program to read`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.OneOf(cmd, "output", output, "text", "json"); err != nil {
+			if err := output.Check(cmd); err != nil {
 				return err
 			}
 			c, err := f.load()
@@ -51,10 +51,10 @@ func newChartsListCommand() *cobra.Command {
 				return err
 			}
 			list := listCharts(c, where)
-			if output == "json" {
-				err = cli.WriteJSON(cmd.OutOrStdout(), list)
-			} else {
+			if output.Text() {
 				err = list.print(cmd)
+			} else {
+				err = output.Write(cmd.OutOrStdout(), list)
 			}
 			if err != nil {
 				return fmt.Errorf("print the charts: %w", err)
@@ -63,7 +63,7 @@ func newChartsListCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().SortFlags = false
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.Register(cmd.Flags())
 	chartsFlag(cmd.Flags(), &dir, "folder to look for them in")
 	f.register(cmd.Flags())
 	return cmd

@@ -517,7 +517,7 @@ func (f *localFlags) work(cmd *cobra.Command, done string,
 }
 
 func newClusterStatusCommand() *cobra.Command {
-	var output string
+	var output cli.Output
 	cmd := &cobra.Command{
 		Use:   "status [flags]",
 		Short: "the clusters that kalypsoctl made, and whether they run",
@@ -527,7 +527,7 @@ with exit code 3 unless there is one and all run.`,
   kalypsoctl cluster status -o json                   for a program to read`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.OneOf(cmd, "output", output, "text", "json"); err != nil {
+			if err := output.Check(cmd); err != nil {
 				return err
 			}
 			f := &localFlags{}
@@ -554,7 +554,7 @@ with exit code 3 unless there is one and all run.`,
 		},
 	}
 	cmd.Flags().SortFlags = false
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.Register(cmd.Flags())
 	return cmd
 }
 
@@ -573,9 +573,9 @@ func stateWord(s cluster.Status) string {
 	return "stopped"
 }
 
-func printClusters(out io.Writer, list []cluster.Status, output string) error {
-	if output == "json" {
-		return clustersJSON(out, list)
+func printClusters(out io.Writer, list []cluster.Status, output cli.Output) error {
+	if !output.Text() {
+		return output.Write(out, clusterDocument(list))
 	}
 	if len(list) == 0 {
 		_, err := fmt.Fprintln(out, "kalypsoctl made no cluster on this machine\n  kalypsoctl cluster create     makes one")
@@ -604,7 +604,7 @@ func printClusters(out io.Writer, list []cluster.Status, output string) error {
 	return w.Flush()
 }
 
-func clustersJSON(out io.Writer, list []cluster.Status) error {
+func clusterDocument(list []cluster.Status) any {
 	type entry struct {
 		Name    string    `json:"name"`
 		Driver  string    `json:"driver"`
@@ -627,5 +627,5 @@ func clustersJSON(out io.Writer, list []cluster.Status) error {
 		}
 		doc.Clusters = append(doc.Clusters, e)
 	}
-	return cli.WriteJSON(out, doc)
+	return doc
 }

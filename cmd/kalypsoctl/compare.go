@@ -20,7 +20,7 @@ import (
 type compareFlags struct {
 	failAbove string
 	rows      int
-	output    string
+	output    cli.Output
 }
 
 func newCompareCommand() *cobra.Command {
@@ -40,7 +40,7 @@ CPUs. --fail-above ends with exit code 3 when the share of a function grew by mo
 	fl.SortFlags = false
 	fl.StringVar(&f.failAbove, "fail-above", "", "exit code 3 when a function's own share grew by more `POINTS`: 5%")
 	fl.IntVarP(&f.rows, "rows", "n", 20, "functions at most")
-	fl.StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.Register(fl)
 	return cmd
 }
 
@@ -49,7 +49,7 @@ func (f *compareFlags) run(cmd *cobra.Command, oldPath, newPath string) error {
 	if err != nil {
 		return err
 	}
-	if err := cli.OneOf(cmd, "output", f.output, "text", "json"); err != nil {
+	if err := f.output.Check(cmd); err != nil {
 		return err
 	}
 	if f.rows < 1 {
@@ -65,8 +65,8 @@ func (f *compareFlags) run(cmd *cobra.Command, oldPath, newPath string) error {
 	}
 	c := newComparison(before, after, limit)
 	out := cmd.OutOrStdout()
-	if f.output == "json" {
-		err = c.json(out)
+	if !f.output.Text() {
+		err = f.output.Write(out, c.document())
 	} else {
 		_, err = io.WriteString(out, strings.Join(c.lines(filepath.Base(oldPath), filepath.Base(newPath), f.rows, term.Width(out)), "\n")+"\n")
 	}
@@ -207,7 +207,7 @@ type changeJSON struct {
 	NewCores float64 `json:"new_self_cores"`
 }
 
-func (c *comparison) json(w io.Writer) error {
+func (c *comparison) document() comparisonJSON {
 	side := func(p *profiler.Profile) sideJSON {
 		n := format.Samples(p)
 		return sideJSON{n, p.Duration.Seconds(), format.Cores(p, n)}
@@ -217,5 +217,5 @@ func (c *comparison) json(w io.Writer) error {
 		x := &c.changes[i]
 		out.Changes = append(out.Changes, changeJSON{x.Function, x.Module, x.Kind.String(), x.OldSelf, x.NewSelf, x.OldTotal, x.NewTotal, x.OldCores, x.NewCores})
 	}
-	return cli.WriteJSON(w, out)
+	return out
 }

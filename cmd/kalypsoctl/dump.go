@@ -17,7 +17,7 @@ import (
 
 type dumpFlags struct {
 	scopeFlags
-	output string
+	output cli.Output
 	most   int
 }
 
@@ -45,13 +45,13 @@ The busiest of the last 15 minutes come first, then those that waited all the ti
 	fl := cmd.Flags()
 	fl.SortFlags = false
 	fl.IntVar(&f.most, "most", 20, "processes at most, the busiest first")
-	fl.StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.Register(fl)
 	f.scopeFlags.register(cmd)
 	return cmd
 }
 
 func (f *dumpFlags) run(cmd *cobra.Command, target string) error {
-	if err := cli.OneOf(cmd, "output", f.output, "text", "json"); err != nil {
+	if err := f.output.Check(cmd); err != nil {
 		return err
 	}
 	if f.most < 1 {
@@ -91,12 +91,12 @@ type nodeStacks struct {
 }
 
 func (f *dumpFlags) write(w io.Writer, list []agents.Stacks) error {
-	if f.output == "json" {
+	if !f.output.Text() {
 		out := stacksJSON{Schema: "kalypso.dump/v1"}
 		for _, s := range list {
 			out.Processes = append(out.Processes, nodeStacks{s.Node, s.Dump})
 		}
-		return cli.WriteJSON(w, out)
+		return f.output.Write(w, out)
 	}
 	for i, s := range list {
 		between := ""

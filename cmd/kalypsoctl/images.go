@@ -26,7 +26,7 @@ type imageEntry struct {
 
 func newImagesCommand() *cobra.Command {
 	f := &renderFlags{}
-	var output string
+	var output cli.Output
 	cmd := &cobra.Command{
 		Use:   "images [flags] [COMPONENT…]",
 		Short: "every container image of the stack, and who uses it",
@@ -37,7 +37,7 @@ of hooks, and those that operators are told to run.`,
   kalypsoctl images -o json                           for a program to read`,
 		ValidArgsFunction: completeComponents,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := cli.OneOf(cmd, "output", output, "text", "json"); err != nil {
+			if err := output.Check(cmd); err != nil {
 				return err
 			}
 			all, err := f.render(cmd, args)
@@ -49,8 +49,8 @@ of hooks, and those that operators are told to run.`,
 				return err
 			}
 			out := cmd.OutOrStdout()
-			if output == "json" {
-				err = cli.WriteJSON(out, list)
+			if !output.Text() {
+				err = output.Write(out, list)
 			} else {
 				var rows [][]string
 				for _, e := range list.Images {
@@ -65,7 +65,7 @@ of hooks, and those that operators are told to run.`,
 		},
 	}
 	cmd.Flags().SortFlags = false
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	output.Register(cmd.Flags())
 	f.register(cmd.Flags())
 	return cmd
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +23,7 @@ const preflightLimit = 30 * time.Second
 // preflightFlags are its flags.
 type preflightFlags struct {
 	targetFlags
-	output     string
+	output     cli.Output
 	only       []string
 	components []string
 	short      bool
@@ -47,7 +46,7 @@ Exit code 0: it can. 3: it cannot; each failure has a fix to type.`,
   kalypsoctl preflight -o json                        for a program to read`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.OneOf(cmd, "output", f.output, "text", "json"); err != nil {
+			if err := f.output.Check(cmd); err != nil {
 				return err
 			}
 			// What is typed wrong is said before a cluster is asked.
@@ -62,7 +61,7 @@ Exit code 0: it can. 3: it cannot; each failure has a fix to type.`,
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.Register(fl)
 	fl.StringSliceVar(&f.only, "only", nil, "run only the checks with these `ID`s")
 	fl.StringSliceVar(&f.components, "component", nil, "only for these `COMPONENT`s and what they need")
 	fl.BoolVar(&f.short, "short", false, "print only what does not work, and the last line")
@@ -87,9 +86,9 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	}
 	out, ctx := cmd.OutOrStdout(), quiet(cmd.Context())
 	var report *check.Report
-	if f.output == "json" {
+	if !f.output.Text() {
 		report = check.Run(ctx, list, preflightLimit, nil)
-		err = writePreflightJSON(out, stack, report)
+		err = f.output.Write(out, preflightDocument(stack, report))
 	} else {
 		if _, err = fmt.Fprintf(out, "Context %s (Kubernetes %s, profile %s)\n", stack.Cluster.Context, stack.Cluster.Version, stack.Profile); err == nil {
 			report, err = checks.Print(ctx, out, list, preflightLimit, f.short, nil)
@@ -214,10 +213,9 @@ type preflightReport struct {
 	Checks      []checks.Row `json:"checks"`
 }
 
-func writePreflightJSON(out io.Writer, stack *install.Stack, r *check.Report) error {
-	doc := preflightReport{
+func preflightDocument(stack *install.Stack, r *check.Report) preflightReport {
+	return preflightReport{
 		Schema: "kalypso.preflight/v1", Context: stack.Cluster.Context, Kubernetes: stack.Cluster.Version, Profile: stack.Profile,
 		Healthy: r.Healthy(), Limitations: len(r.Failures(check.Limit)), DurationMS: r.Took.Milliseconds(), Checks: checks.Rows(r),
 	}
-	return cli.WriteJSON(out, doc)
 }

@@ -24,7 +24,7 @@ const watchEvery = 2 * time.Second
 
 type statusFlags struct {
 	clusterFlags
-	output string
+	output cli.Output
 	wait   bool
 	watch  bool
 }
@@ -44,18 +44,18 @@ vain.`,
   kalypsoctl status -o json                           for a program to read`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.OneOf(cmd, "output", f.output, "text", "json"); err != nil {
+			if err := f.output.Check(cmd); err != nil {
 				return err
 			}
-			if f.watch && (f.output == "json" || f.wait) {
-				return cli.Usage(cmd.CommandPath()+" --watch", "--watch is for people on a terminal: not together with -o json or --wait")
+			if f.watch && (!f.output.Text() || f.wait) {
+				return cli.Usage(cmd.CommandPath()+" --watch", "--watch is for people on a terminal: not together with -o or --wait")
 			}
 			return f.run(cmd)
 		},
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.Register(fl)
 	fl.BoolVar(&f.wait, "wait", false, "wait until everything is ready")
 	fl.BoolVar(&f.watch, "watch", false, "look again every 2 seconds, until ^C")
 	f.register(fl)
@@ -84,10 +84,10 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 		return cli.Exit(cli.ExitInterrupted)
 	}
 	p := page{cluster: cluster, all: all, agents: asked, now: time.Now()}
-	if f.output == "json" {
-		err = p.writeJSON(cmd.OutOrStdout())
-	} else {
+	if f.output.Text() {
 		err = p.print(cmd.OutOrStdout())
+	} else {
+		err = f.output.Write(cmd.OutOrStdout(), p.report())
 	}
 	var late *kube.Timeout
 	switch {
@@ -367,7 +367,7 @@ type statusComponent struct {
 	Asked     time.Time  `json:"asked"`
 }
 
-func (p *page) writeJSON(out io.Writer) error {
+func (p *page) report() statusReport {
 	doc := statusReport{Schema: "kalypso.status/v1", Context: p.cluster.Context, Kubernetes: p.cluster.Version, Healthy: p.healthy(), Components: []statusComponent{}, Agents: p.agents.json()}
 	for _, c := range p.all {
 		s := statusComponent{
@@ -383,5 +383,5 @@ func (p *page) writeJSON(out io.Writer) error {
 		}
 		doc.Components = append(doc.Components, s)
 	}
-	return cli.WriteJSON(out, doc)
+	return doc
 }

@@ -22,7 +22,7 @@ type topFlags struct {
 	by     string
 	rows   int
 	once   bool
-	output string
+	output cli.Output
 }
 
 func newTopCommand() *cobra.Command {
@@ -46,14 +46,14 @@ none is the whole cluster.`,
 	fl.StringVar(&f.by, "by", string(api.ByFunction), "what to list: function, pod, service, process or module")
 	fl.IntVar(&f.rows, "rows", 0, "rows at most; 20, or as many as fit on the terminal")
 	fl.BoolVar(&f.once, "once", false, "print one table and end")
-	fl.StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.Register(fl)
 	f.scopeFlags.register(cmd)
 	return cmd
 }
 
 func (f *topFlags) run(cmd *cobra.Command, target string) error {
 	by := []string{string(api.ByFunction), string(api.ByPod), string(api.ByService), string(api.ByProcess), string(api.ByModule)}
-	if err := errors.Join(cli.OneOf(cmd, "by", f.by, by...), cli.OneOf(cmd, "output", f.output, "text", "json")); err != nil {
+	if err := errors.Join(cli.OneOf(cmd, "by", f.by, by...), f.output.Check(cmd)); err != nil {
 		return err
 	}
 	if f.rows < 0 {
@@ -72,10 +72,10 @@ func (f *topFlags) run(cmd *cobra.Command, target string) error {
 	}
 	screen := term.NewScreen(cmd.InOrStdin(), out)
 	switch {
-	case f.output == "json":
+	case !f.output.Text():
 		warn(cmd.ErrOrStderr(), fleet.Missing)
 		t.Schema = "kalypso.top/v1"
-		return output.Explain(cli.WriteJSON(out, t))
+		return output.Explain(f.output.Write(out, t))
 	case f.once || screen == nil:
 		warn(cmd.ErrOrStderr(), fleet.Missing)
 		_, err = io.WriteString(out, fleet.Scope.Title()+"\n"+strings.Join(top.Lines(t, term.Width(out)), "\n")+"\n")

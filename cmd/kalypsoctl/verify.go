@@ -21,7 +21,7 @@ import (
 
 type verifyFlags struct {
 	clusterFlags
-	output string
+	output cli.Output
 	keep   bool
 }
 
@@ -40,7 +40,7 @@ Exit code 0: all is proved. 3: something is not.`,
   kalypsoctl verify -o json                           for a program to read`,
 		ValidArgs: verify.IDs(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := cli.OneOf(cmd, "output", f.output, "text", "json"); err != nil {
+			if err := f.output.Check(cmd); err != nil {
 				return err
 			}
 			if err := checkProofs(cmd, args); err != nil {
@@ -50,7 +50,7 @@ Exit code 0: all is proved. 3: something is not.`,
 		},
 	}
 	cmd.Flags().SortFlags = false
-	cmd.Flags().StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.Register(cmd.Flags())
 	cmd.Flags().BoolVar(&f.keep, "keep", false, "print the ids of what was written, and do not end the series")
 	f.register(cmd.Flags())
 	f.registerTimeout(cmd.Flags(), verify.DefaultPatience, "how long one datum is waited for")
@@ -89,9 +89,9 @@ func (f *verifyFlags) run(cmd *cobra.Command, ids []string) error {
 		return err
 	}
 	out := cmd.OutOrStdout()
-	if f.output == "json" {
+	if !f.output.Text() {
 		p.report = check.Run(ctx, p.checks, p.config.Limit(), nil)
-		err = p.writeJSON(out, cluster.Context)
+		err = f.output.Write(out, p.document(cluster.Context))
 	} else {
 		err = p.print(ctx, out)
 		if err == nil {
@@ -243,7 +243,7 @@ type verifyProof struct {
 	Kept string `json:"kept,omitempty"` // the datum's id, with --keep
 }
 
-func (p *proof) writeJSON(out io.Writer, context string) error {
+func (p *proof) document(context string) verifyReport {
 	doc := verifyReport{
 		Schema: "kalypso.verify/v1", Context: context, Healthy: p.report.Healthy(),
 		DurationMS: p.report.Took.Milliseconds(), Proofs: []verifyProof{},
@@ -251,5 +251,5 @@ func (p *proof) writeJSON(out io.Writer, context string) error {
 	for _, row := range checks.Rows(p.report) {
 		doc.Proofs = append(doc.Proofs, verifyProof{row, p.kept[row.ID]})
 	}
-	return cli.WriteJSON(out, doc)
+	return doc
 }

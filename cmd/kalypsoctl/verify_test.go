@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/checks"
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 )
 
@@ -85,7 +86,7 @@ func TestKeptIDsArePrinted(t *testing.T) {
 	if err := p.print(t.Context(), &text); err != nil || !strings.Contains(text.String(), p.kept["metrics"]) {
 		t.Errorf("%v: no id in\n%s", err, &text)
 	}
-	if err := p.writeJSON(&data, "here"); err != nil {
+	if err := cli.WriteJSON(&data, p.document("here")); err != nil {
 		t.Fatal(err)
 	}
 	var doc verifyReport

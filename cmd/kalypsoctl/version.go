@@ -27,7 +27,7 @@ const versionLimit = 40 * time.Second
 
 type versionFlags struct {
 	clusterFlags
-	output string
+	output cli.Output
 	client bool
 }
 
@@ -43,7 +43,7 @@ warn where they do not belong together. Where there is no kubeconfig only the fi
   kalypsoctl version -o json                          for a program to read`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := cli.OneOf(cmd, "output", f.output, "text", "json"); err != nil {
+			if err := f.output.Check(cmd); err != nil {
 				return err
 			}
 			return f.run(cmd)
@@ -51,7 +51,7 @@ warn where they do not belong together. Where there is no kubeconfig only the fi
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
-	fl.StringVarP(&f.output, "output", "o", "text", "text or json")
+	f.output.Register(fl)
 	fl.BoolVar(&f.client, "client", false, "only this kalypsoctl: ask no cluster")
 	f.register(fl)
 	f.complete(cmd)
@@ -71,8 +71,8 @@ func (f *versionFlags) run(cmd *cobra.Command) error {
 		report.Cluster.judge(report.Version, embeddedVersion())
 	}
 	var err error
-	if f.output == "json" {
-		err = cli.WriteJSON(cmd.OutOrStdout(), report)
+	if !f.output.Text() {
+		err = f.output.Write(cmd.OutOrStdout(), report)
 	} else {
 		err = report.print(cmd.OutOrStdout(), cmd.ErrOrStderr())
 	}

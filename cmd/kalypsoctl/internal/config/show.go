@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 
@@ -79,7 +78,10 @@ func (p *part) tree(values helm.Values, path string, keys []string, origin bool)
 		if inner, ok := values[name].(helm.Values); ok && len(inner) > 0 {
 			value, err = p.tree(inner, below, here, origin)
 		} else {
-			value, err = leaf(values[name])
+			value, err = cli.Node(values[name])
+			if err != nil {
+				return nil, fmt.Errorf("print %s: %w", below, err)
+			}
 			if origin && value.Kind == yaml.SequenceNode && len(value.Content) > 0 {
 				key.LineComment = p.origin(below, here)
 			} else if origin {
@@ -92,36 +94,6 @@ func (p *part) tree(values helm.Values, path string, keys []string, origin bool)
 		node.Content = append(node.Content, key, value)
 	}
 	return node, nil
-}
-
-// leaf makes the YAML of a value that came from one place.
-func leaf(value any) (*yaml.Node, error) {
-	// By way of JSON, which every value can be written as and YAML contains.
-	data, err := json.Marshal(value)
-	node := &yaml.Node{}
-	if err == nil {
-		err = yaml.Unmarshal(data, node)
-	}
-	if err != nil {
-		return node, err
-	}
-	node = node.Content[0]
-	plain(node)
-	return node, nil
-}
-
-// plain takes JSON's brackets and quotes away, where YAML needs none.
-func plain(n *yaml.Node) {
-	isText := n.Kind == yaml.ScalarNode && n.ShortTag() == "!!str"
-	if len(n.Content) > 0 || isText {
-		n.Style = 0
-	}
-	if isText {
-		n.SetString(n.Value) // keeps it text: "true" stays in quotes
-	}
-	for _, below := range n.Content {
-		plain(below)
-	}
 }
 
 // origin tells which layer a value is from: the highest that has it.
