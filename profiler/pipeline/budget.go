@@ -25,6 +25,7 @@ type cpuBudget struct {
 	bank   float64 // seconds of the node's time saved, below zero owed
 	recent []spent // since the last change, a window of them at most
 	burst  int     // seconds with a burst in them since nothing was owed
+	fallen bool    // the rate was lowered, and has not risen to what is wanted since
 }
 
 // spent is what a second cost, as shares of all CPUs.
@@ -37,7 +38,7 @@ type spent struct {
 const (
 	startSeconds  = 10    // to load the programs and learn what runs; no rate helps against that
 	surelySeconds = 3     // of a cost over the limit, names aside
-	raiseSeconds  = 5     // a cost that low for this long lets the rate rise
+	raiseSeconds  = 5     // a cost that low for this long lets the rate rise at first; once it fell, a window does
 	saveSeconds   = 10    // of the limit: what can be saved for a burst
 	oweSeconds    = 30    // of the limit: what is paid back
 	burstSeconds  = 3     // of a burst, before the rate has to do something about it
@@ -96,8 +97,9 @@ func (b *cpuBudget) observe(s spent) int {
 	judged := seconds >= b.window && mean.all > b.limit
 	switch {
 	case b.bank < 0 && (judged || b.surely()) && times < 1:
+		b.fallen = true
 		return b.change(b.lower(times))
-	case seconds >= raiseSeconds && b.rate < b.base:
+	case b.rate < b.base && (seconds >= b.window || seconds >= raiseSeconds && !b.fallen):
 		return b.change(b.higher(times))
 	}
 	return b.rate
@@ -140,6 +142,9 @@ func (b *cpuBudget) mean(seconds int) spent {
 func (b *cpuBudget) change(rate int) int {
 	if rate != b.rate {
 		b.rate, b.recent = rate, b.recent[:0]
+	}
+	if rate == b.base {
+		b.fallen = false
 	}
 	return rate
 }
