@@ -32,6 +32,11 @@ func (f *scopeFlags) register(cmd *cobra.Command) {
 	cmd.ValidArgsFunction = f.completeTarget
 }
 
+// targetHelp is for the help of verbs that take one: agents.Forms, on lines of a
+// terminal.
+const targetHelp = `TARGET: deploy/NAME, sts/NAME, ds/NAME, job/NAME, pod/NAME, ns/NAME, node/NAME,
+pid:N@NODE; none is the whole cluster.`
+
 // oneTarget is the Args function of verbs that take a target or none.
 func oneTarget(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {

@@ -32,7 +32,8 @@ func newCompareCommand() *cobra.Command {
 innermost call it was, by how many percentage points that changed, and by how many
 CPUs. --fail-above ends with exit code 3 when the share of a function grew by more.`,
 		Example: `  kalypsoctl compare old.pb.gz new.pb.gz              which functions changed?
-  kalypsoctl compare old.pb.gz new.pb.gz --fail-above 5%   exit code 3 when one grew by more than 5 points`,
+  kalypsoctl compare old.pb.gz new.pb.gz --fail-above 5%
+                                                      exit code 3 when one grew by more`,
 		Args: exactly(2, "compare takes two files: the old profile and the new one", "old.pb.gz new.pb.gz"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0], args[1]) },
 	}
@@ -146,15 +147,35 @@ func (c *comparison) lines(oldName, newName string, rows, columns int) []string 
 }
 
 func (c *comparison) verdict() string {
-	if len(c.above) == 0 {
-		return fmt.Sprintf("no function grew by more than %g points", c.limit)
+	limit := fmt.Sprintf("%g points", c.limit)
+	if c.limit == 1 {
+		limit = "1 point"
 	}
-	return fmt.Sprintf("%s grew by more than %g points: %s", plural(len(c.above), "function", "functions"), c.limit, c.above[0].Function)
+	if len(c.above) == 0 {
+		return "no function grew by more than " + limit
+	}
+	const most = 3
+	var names []string
+	for i := range c.above[:min(len(c.above), most)] {
+		names = append(names, c.above[i].Function)
+	}
+	text := fmt.Sprintf("%s grew by more than %s: %s", plural(len(c.above), "function", "functions"), limit, strings.Join(names, ", "))
+	if more := len(c.above) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+func noun(n uint64, one, more string) string {
+	if n == 1 {
+		return one
+	}
+	return more
 }
 
 func facts(name string, p *profiler.Profile) string {
 	n := format.Samples(p)
-	parts := []string{profiler.Printable(name), plural(int(n), "sample", "samples")}
+	parts := []string{profiler.Printable(name), format.Grouped(n) + " " + noun(n, "sample", "samples")}
 	if p.Duration > 0 {
 		parts = append(parts, fmt.Sprintf("%.2f cores busy", format.Cores(p, n)), fmt.Sprintf("%g s", math.Round(p.Duration.Seconds()*10)/10))
 	}

@@ -29,7 +29,8 @@ func newDumpCommand() *cobra.Command {
 		Long: `Where is every thread of a process right now? Prints the state of each and its
 stack, kernel and user, leaf first. The process goes on meanwhile.
 
-TARGET is as for profile: ` + agents.Forms + `.
+TARGET: deploy/NAME, sts/NAME, ds/NAME, job/NAME, pod/NAME, ns/NAME, node/NAME,
+pid:N@NODE.
 The busiest of the last 15 minutes come first, then those that waited all the time.`,
 		Example: `  kalypsoctl dump pod/cart-0 -n shop                  where do its threads wait?
   kalypsoctl dump pid:4242@worker-1                   one process of a node

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -40,12 +41,13 @@ func newProfileCommand() *cobra.Command {
 		Use:   "profile [flags] [TARGET]",
 		Short: "where does its CPU time go? asks the agents, now or of the last minutes",
 		Long: `Ask the agents of the nodes that TARGET runs on for what it does from now on, add it
-up over pods and nodes, and print the hottest functions. Writes a pprof file, or -o's
-format by its ending (` + output.Endings() + `). In a pipe: folded stacks.
+up over pods and nodes, and print the hottest functions. Writes a pprof file, or what
+-o names, by its ending: ` + output.Endings() + `.
+In a pipe: folded stacks.
 
-TARGET: ` + agents.Forms + `.
-None is the whole cluster. --from reads what was recorded anyway: agents remember 15
-minutes, what is older is read from the Pyroscope in the cluster.`,
+` + targetHelp + `
+--from reads what was recorded anyway: agents remember 15 minutes, what is older is
+read from the Pyroscope in the cluster.`,
 		Example: `  kalypsoctl profile deploy/checkout -d 15s           where does its CPU time go?
   kalypsoctl profile ns/shop --by pod                 which pods of it are busy?
   kalypsoctl profile pod/cart-0 -n shop -o cart.html  a flame graph in one file
@@ -142,11 +144,7 @@ func (f *profileFlags) run(cmd *cobra.Command, target string) error {
 		return output.Explain(err)
 	}
 	if path != "" {
-		view := ""
-		if strings.HasSuffix(path, (format.Pprof{}).Ending()) {
-			view = "     view: kalypsoctl ui " + shellWord(path)
-		}
-		if _, err := fmt.Fprintf(text, "\nwrote %s%s\n", path, view); err != nil {
+		if _, err := io.WriteString(text, wrote(path, term.Width(text))); err != nil {
 			return output.Explain(err)
 		}
 	}
@@ -198,6 +196,20 @@ func (f *profileFlags) read(cmd *cobra.Command, target string, focus *regexp.Reg
 // unfocused says that nothing is left of a target.
 func (f *profileFlags) unfocused(target fmt.Stringer) error {
 	return &profiler.Fault{What: fmt.Sprintf("no stack of %s has a function that %q fits", target, f.focus), Fix: "leave --focus out to see what there is"}
+}
+
+// wrote names the file that was written, and how it is looked at, on one line where
+// that fits.
+func wrote(path string, columns int) string {
+	line := "wrote " + path
+	if !strings.HasSuffix(path, (format.Pprof{}).Ending()) {
+		return "\n" + line + "\n"
+	}
+	view, between := "view: kalypsoctl ui "+shellWord(path), "     "
+	if columns > 0 && utf8.RuneCountInString(line+between+view) > columns {
+		between = "\n"
+	}
+	return "\n" + line + between + view + "\n"
 }
 
 // fileName is the file that is written when none is named: of what, and when.

@@ -33,8 +33,7 @@ func newTopCommand() *cobra.Command {
 		Long: `Where does CPU time go now? Asks the agents of the nodes that TARGET runs on for the
 last 30 seconds, again every two seconds on a terminal. q or ^C ends.
 
-TARGET is as for profile: ` + agents.Forms + `;
-none is the whole cluster.`,
+` + targetHelp,
 		Example: `  kalypsoctl top                                      hottest functions of the cluster, live
   kalypsoctl top --by pod                             busiest pods
   kalypsoctl top deploy/checkout --once               one table, as in a pipe`,

@@ -28,8 +28,8 @@ func newUICommand() *cobra.Command {
 graph, a table, callers and callees, and below /pprof/ the pages of pprof. Listens on
 localhost only and loads nothing from the network. ^C ends it.
 
-TARGET is as for profile: ` + agents.Forms + `;
-none is the whole cluster. Of several files there is a list.`,
+` + targetHelp + ` Of several files there is a
+list.`,
 		Example: `  kalypsoctl ui checkout.pb.gz                        a file
   kalypsoctl ui old.pb.gz new.pb.gz                   both, in a list
   kalypsoctl ui deploy/checkout                       its last minute, from the agents

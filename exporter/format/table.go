@@ -355,8 +355,29 @@ func (t Table) wrap(b *bufio.Writer, head, text, indent string) {
 		}
 		line, used = next, true
 	}
+	for t.Width > 0 && utf8.RuneCountInString(line) > t.Width { // a sentence: what to do about it
+		head, rest, ok := breakLine(line, t.Width, len(indent))
+		if !ok {
+			break
+		}
+		b.WriteString(head)
+		b.WriteByte('\n')
+		line = indent + rest
+	}
 	b.WriteString(line)
 	b.WriteByte('\n')
+}
+
+// breakLine breaks a line at the last space within its width that is behind its
+// indent.
+func breakLine(line string, width, indent int) (head, rest string, ok bool) {
+	r := []rune(line)
+	for i := min(width, len(r)-1); i > indent; i-- {
+		if r[i] == ' ' {
+			return string(r[:i]), string(r[i+1:]), true
+		}
+	}
+	return line, "", false
 }
 
 // cut shortens a name to n columns. The start stays: templates and receivers
@@ -400,7 +421,9 @@ func percentDown(n, all uint64) string {
 	return percent(n, all)
 }
 
-// count writes thousands in groups: 1,234,567.
+// Grouped writes thousands in groups: 1,234,567.
+func Grouped(n uint64) string { return count(n) }
+
 func count(n uint64) string {
 	s := strconv.FormatUint(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {

@@ -5,8 +5,8 @@ package top
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -18,7 +18,7 @@ const Head = 3
 
 // Lines are the lines of a table, none wider than columns if that is not 0.
 func Lines(t *api.Top, columns int) []string {
-	lines := []string{facts(t), ""}
+	lines := []string{facts(t, columns), ""}
 	switch t.By {
 	case api.ByFunction:
 		lines = append(lines, "    self    total  kind    function")
@@ -43,9 +43,8 @@ func Lines(t *api.Top, columns int) []string {
 	return lines
 }
 
-// facts is the line above the table: what comes first is what is left on a
-// narrow terminal.
-func facts(t *api.Top) string {
+// facts is the line above the table: of parts that do not fit the first stay.
+func facts(t *api.Top, columns int) string {
 	processes := strconv.Itoa(t.Processes) + " processes"
 	if t.Processes == 1 {
 		processes = "1 process"
@@ -62,7 +61,15 @@ func facts(t *api.Top) string {
 	if t.Host != "" {
 		parts = append(parts, profiler.Printable(t.Host))
 	}
-	return strings.Join(parts, " · ")
+	line := parts[0]
+	for _, part := range parts[1:] {
+		next := line + " · " + part
+		if columns > 0 && utf8.RuneCountInString(next) > columns {
+			break
+		}
+		line = next
+	}
+	return line
 }
 
 func row(by api.By, r *api.TopRow) string {

@@ -36,6 +36,9 @@ func TestLines(t *testing.T) {
 	if got := lines[0]; got != "1.50 cores busy · 2 processes · cpu-clock 49 to 97 Hz · lost 0 · 30 s to 12:00:00 · larch" {
 		t.Errorf("head %q", got)
 	}
+	if got := Lines(&api.Top{Span: span, By: api.ByFunction}, 60)[0]; got != "1.50 cores busy · 2 processes · cpu-clock 49 to 97 Hz" {
+		t.Errorf("on 60 columns the head is %q", got)
+	}
 	if got := lines[len(lines)-1]; got != "nothing ran on a CPU" {
 		t.Errorf("an empty table ends with %q", got)
 	}
