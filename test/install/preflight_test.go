@@ -160,9 +160,11 @@ rules: [{apiGroups: [example.org], apiVersions: [v1], operations: [CREATE], reso
 func TestStatus(t *testing.T) {
 	b := newBench(t, "status")
 	holds(t, b.run(t, notHealthy, "", "status"), "not installed", "kalypsoctl install")
+	holds(t, b.run(t, done, "", "version"), "kalypsoctl v", "Kubernetes v", "agents  none", "charts  none")
 	b.run(t, done, "", "install", "--yes", "--profile", "small", "tempo")
 	text := b.run(t, done, "", "status", "--wait")
 	holds(t, text, ": healthy", "tempo ", "not installed: cert-manager")
+	holds(t, b.run(t, done, "", "version", "-o", "json"), `"component": "minio"`, `"component": "tempo"`, `"skew": []`)
 	for line := range strings.Lines(text) {
 		if strings.HasSuffix(strings.TrimRight(line, "\n"), " ") {
 			t.Errorf("a line ends in blanks: %q", line)
