@@ -56,7 +56,7 @@ func openEngine(cfg Config, windows aggregate.Config) (*engine, error) {
 func (e *engine) open(cfg Config, windows aggregate.Config) error {
 	bc := bpf.Config{
 		KernelStacks: cfg.Kernel, ByThread: cfg.ByThread, OnlyTargets: len(cfg.PIDs) > 0,
-		Comm: cfg.Comm, TailCalls: cfg.TailCalls, Rows: cfg.Rows,
+		Comm: cfg.Comm, TailCalls: cfg.TailCalls, Rows: cfg.Rows, Subsystem: cfg.subsystem,
 	}
 	if cfg.Cgroup != "" {
 		cg, err := workload.FindCgroup(cfg.Cgroup)
@@ -141,9 +141,10 @@ func (e *engine) close() {
 
 // profiles names what a window saw and adds it up, in one profile for each
 // workload. of tells what is known of a process, keep whether it is wanted (nil:
-// all are). Samples whose stack never came are lost, and nobody's.
+// all are), rate at which it was sampled, 0 being the rate of all. Samples whose stack never came are lost, and nobody's.
 func (e *engine) profiles(
 	w *aggregate.Window, of func(pid profiler.PID, comm string) seen, keep func(*profiler.Workload, *profiler.Process) bool,
+	rate func(cgroup string) int,
 ) (list []*profiler.Profile, lost, filtered uint64) {
 	type process struct {
 		*profiler.Process
@@ -160,7 +161,7 @@ func (e *engine) profiles(
 			proc.Process = &profiler.Process{PID: x.PID, Comm: x.Comm, Exe: s.exe, Cgroup: s.cgroup}
 			if keep == nil || keep(s.workload, proc.Process) {
 				if proc.profile = byWorkload[s.workload]; proc.profile == nil {
-					proc.profile = &profiler.Profile{Workload: s.workload}
+					proc.profile = &profiler.Profile{Workload: s.workload, Frequency: rate(s.cgroup)}
 					byWorkload[s.workload] = proc.profile
 					list = append(list, proc.profile)
 				}

@@ -55,7 +55,8 @@ type Config struct {
 	// Failed, if set, is told of errors that cost precision, not the recording.
 	Failed func(error)
 
-	tick func() // called once a second by the sampler
+	tick      func()        // called once a second by the sampler
+	subsystem bpf.Subsystem // by whose cgroups of version 1 samples are left out
 }
 
 // Progress is how far a recording is.
@@ -232,7 +233,7 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 
 func (r *recording) profile(counters bpf.Counters) *profiler.Profile {
 	of := func(pid profiler.PID, comm string) seen { return r.seen[processKey{pid, comm}] }
-	list, orphans, _ := r.profiles(r.collector.Cut(), of, nil)
+	list, orphans, _ := r.profiles(r.collector.Cut(), of, nil, func(string) int { return 0 })
 	p := &profiler.Profile{}
 	if len(list) > 0 { // one: no process has a workload
 		p = list[0]

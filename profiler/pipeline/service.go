@@ -30,8 +30,10 @@ type Settings struct {
 	MemoryBudget int64
 	ServiceName  string // of processes in no unit and no container; empty: their program's name
 	Labels       []profiler.Attribute
-	// Keep says which processes are wanted; nil: all.
-	Keep func(*profiler.Workload, *profiler.Process) bool
+	// Keep says which processes are wanted; nil: all. Select says what of that can
+	// be told before a sample is walked; nil: nothing.
+	Keep   func(*profiler.Workload, *profiler.Process) bool
+	Select *Select
 }
 
 // ServiceConfig says how to profile a machine for as long as it runs.
@@ -66,7 +68,7 @@ type Segment struct {
 	Last      bool // it is the last of its window
 	Profiles  []*profiler.Profile
 	Lost      uint64 // samples that were taken and lost; they are in no profile
-	Filtered  uint64 // samples of processes that are not wanted
+	Filtered  uint64 // samples of processes that are not wanted, or not all wanted
 }
 
 // Limits of a window: shorter ones are all overhead, longer ones are refused by
@@ -102,12 +104,13 @@ type Service struct {
 	event string
 
 	*engine
-	who      *identities
-	segments chan *segment
-	requests chan func()
-	full     chan struct{}
-	ready    chan struct{} // closed when sampling has begun
-	ended    chan struct{} // closed when Run is about to return
+	who       *identities
+	selection *selection
+	segments  chan *segment
+	requests  chan func()
+	full      chan struct{}
+	ready     chan struct{} // closed when sampling has begun
+	ended     chan struct{} // closed when Run is about to return
 
 	// Of the loop.
 	budget    *cpuBudget
@@ -115,6 +118,7 @@ type Service struct {
 	start     time.Time // of the current segment
 	seq       uint64    // of the current segment
 	lost      uint64    // samples lost up to the current segment
+	filtered  uint64    // samples left out in the kernel up to it
 	final     bool      // the sampler has ended
 	lastCost  cost
 	memory    *memory
@@ -138,6 +142,7 @@ type Service struct {
 type segment struct {
 	Segment
 	window *aggregate.Window
+	rates  map[string]int // of pods that have one of their own
 }
 
 // ServiceStats count what a service did since it was started.
@@ -157,6 +162,7 @@ type ServiceStats struct {
 	Samples      uint64 // delivered in profiles
 	Lost         uint64
 	Filtered     uint64
+	LeftOut      int // cgroups that are sampled less than others, or not at all
 	Workloads    int // in the last window
 	NamingTime   time.Duration
 	Memory       MemoryStats
@@ -202,8 +208,9 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s.ticks.loop, s.ticks.sampler = s.stage("loop", stuckAfter), s.stage("sampler", stuckAfter)
 	s.ticks.naming = s.stage("naming", stuckNamingAfter)
 	s.memory = newMemory(s)
+	groups := workload.FindHierarchies()
 	s.engine, err = openEngine(Config{
-		Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Failed: s.failed, tick: s.ticks.sampler,
+		subsystem: subsystems[groups.Controller], Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Failed: s.failed, tick: s.ticks.sampler,
 	}, aggregate.Config{
 		FirstSeen: func(pid profiler.PID, comm string) { s.who.see(pid, comm) },
 		MaxBytes:  s.memory.windowBytes(),
@@ -218,8 +225,21 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		return nil, err
 	}
 	s.who = newIdentities(s.host, cfg.Node, cfg.ServiceName, cfg.Labels, cfg.Pods, s.table.Parent)
+	s.selection = newSelection(s.kernel, groups, cfg.Pods, cfg.selects(), s.failed)
+	s.who.place, s.who.met = groups.PlaceOf, s.selection.meet
 	s.memory.begin()
 	return s, nil
+}
+
+// subsystems are the controllers of cgroup version 1 that workload knows.
+var subsystems = map[string]bpf.Subsystem{"cpu": bpf.CPU, "memory": bpf.Memory, "pids": bpf.PIDs}
+
+// selects is what a selection goes by: that nothing is left out, where nobody says.
+func (s *Settings) selects() Select {
+	if s.Select == nil {
+		return Select{Outside: true}
+	}
+	return *s.Select
 }
 
 // queuedSegments is how many wait to be named: a few changes of rate in a row.
@@ -236,6 +256,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer close(s.ended)
 	s.hz = s.budget.rate
 	s.lastCost = s.measure()
+	s.install(s.selection.plan(s.hz, time.Now()))
 	if err := s.attach(ctx, s.hz); err != nil {
 		return err
 	}
@@ -268,6 +289,8 @@ func (s *Service) loop(ctx context.Context) error {
 	defer second.Stop()
 	boundary := time.NewTimer(untilBoundary(time.Now(), s.cfg.Window))
 	defer boundary.Stop()
+	defer s.selection.timer.Stop()
+	changed := s.selection.changed()
 	for {
 		s.ticks.loop()
 		select {
@@ -289,10 +312,33 @@ func (s *Service) loop(ctx context.Context) error {
 			if s.cut(true) {
 				s.count(func(st *ServiceStats) { st.EarlyWindows++ })
 			}
+		case <-changed:
+			changed = s.selection.changed()
+			s.selection.soon(settleTime)
+		case <-s.selection.fresh:
+			s.selection.soon(settleTime)
+		case <-s.selection.timer.C:
+			s.selectAnew()
 		case do := <-s.requests:
 			do()
 		}
 	}
+}
+
+// selectAnew brings the kernel's table of cgroups up to date. Where a pod gets
+// another rate the segment ends, so that every profile has one.
+func (s *Service) selectAnew() {
+	p := s.selection.plan(s.hz, time.Now())
+	if len(p.again) > 0 && !s.cut(false) {
+		s.selection.soon(tryAgain)
+		return
+	}
+	s.install(p)
+}
+
+func (s *Service) install(p *plan) {
+	s.selection.install(p)
+	s.count(func(st *ServiceStats) { st.LeftOut = s.selection.leftOut() })
 }
 
 // untilBoundary is how long it is until the wall clock shows a multiple of the
@@ -332,29 +378,32 @@ func (s *Service) Working() (done func()) {
 // hand hands a window on to be named.
 func (s *Service) hand(w *aggregate.Window, last bool) {
 	now := time.Now()
-	lost := s.lostSoFar()
+	lost, filtered := s.lostSoFar()
 	s.segments <- &segment{Segment{
-		Seq: s.seq, Start: s.start, Duration: now.Sub(s.start), Frequency: s.hz, Last: last, Lost: lost - s.lost,
-	}, w}
-	s.start, s.lost = now, lost
+		Seq: s.seq, Start: s.start, Duration: now.Sub(s.start), Frequency: s.hz, Last: last,
+		Lost: lost - s.lost, Filtered: filtered - s.filtered,
+	}, w, s.selection.rates}
+	s.start, s.lost, s.filtered = now, lost, filtered
 	s.seq++
 }
 
 // lostSoFar is how many samples the kernel side took that will never arrive,
-// but for those whose stack is missing, which windows count.
-func (s *Service) lostSoFar() uint64 {
+// but for those whose stack is missing, which windows count, and how many it left
+// out.
+func (s *Service) lostSoFar() (lost, filtered uint64) {
 	c, err := s.kernel.Counters()
 	if err != nil {
 		s.failed(err)
-		return s.lost
+		return s.lost, s.filtered
 	}
 	s.count(func(st *ServiceStats) { st.Taken = c.Samples })
 	st := s.sampler.Stats()
-	lost := c.LostRing + st.BadRecords
+	lost = c.LostRing + st.BadRecords
 	if s.final { // nothing is on its way any more: whatever did not arrive is lost
-		lost = max(lost, c.Samples-min(st.Received, c.Samples))
+		walked := c.Samples - c.Filtered
+		lost = max(lost, walked-min(st.Received, walked))
 	}
-	return lost
+	return lost, c.Filtered
 }
 
 // keepToBudget measures what the last second cost and sets the rate.
@@ -390,6 +439,7 @@ func (s *Service) setRate(hz int) {
 	// As text: changes of other figures alone would be folded.
 	s.cfg.Log.Info("sampling rate changed", "from", fmt.Sprint(s.hz), "to", fmt.Sprint(hz), "asked for", s.cfg.Frequency, "cpu share", s.stats.CPUShare)
 	s.hz = hz
+	s.install(s.selection.plan(hz, time.Now()))
 	s.count(func(st *ServiceStats) { st.RateChanges++; st.Frequency = hz })
 }
 
@@ -436,7 +486,9 @@ func (s *Service) Apply(ctx context.Context, set Settings) error {
 		s.who.relabel(set.ServiceName, set.Labels)
 		s.budget.reset(set.CPUBudget, set.Frequency)
 		s.memory.reset(set.MemoryBudget)
+		s.selection.set = set.selects()
 		s.setRate(s.rate())
+		s.selectAnew()
 	})
 }
 

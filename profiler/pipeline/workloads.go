@@ -35,6 +35,8 @@ type identities struct {
 	labels  []profiler.Attribute
 	pods    *workload.Pods
 	parent  func(profiler.PID) profiler.PID
+	place   func(profiler.PID) (workload.Place, error)
+	met     func(workload.Place) // hears of the cgroup of each process; nil: nobody does
 
 	mu        sync.Mutex
 	processes map[processKey]*identity
@@ -62,6 +64,7 @@ func newIdentities(
 ) *identities {
 	return &identities{
 		host: host, node: node, service: service, labels: labels, pods: pods, parent: parent,
+		place:     new(workload.Hierarchies).PlaceOf,
 		processes: map[processKey]*identity{}, byPID: map[profiler.PID]*identity{},
 		workloads: map[string]known{}, cgroups: map[string]bool{}, unsettled: map[string]time.Time{},
 	}
@@ -72,7 +75,12 @@ func (x *identities) see(pid profiler.PID, comm string) {
 	exe, kernel, gone := readExe(pid)
 	cgroup := ""
 	if !gone {
-		cgroup, _ = workload.CgroupOf(pid) // gone meanwhile: the parent's
+		if place, err := x.place(pid); err == nil { // gone meanwhile: the parent's
+			cgroup = place.Path
+			if x.met != nil {
+				x.met(place)
+			}
+		}
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -168,8 +176,8 @@ func (x *identities) cgroupOfKin(pid profiler.PID) string {
 			return ""
 		}
 		if p := x.byPID[pid]; p == nil {
-			if cgroup, err := workload.CgroupOf(pid); err == nil {
-				return cgroup
+			if place, err := x.place(pid); err == nil {
+				return place.Path
 			}
 		}
 	}

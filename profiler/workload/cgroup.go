@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -106,13 +107,29 @@ func unifiedMount() (string, error) {
 	return parseMounts(string(text))
 }
 
-// parseMounts finds it in lines of /proc/PID/mounts: "none /path type options
-// 0 0", with spaces as \040 (proc(5), fstab(5)).
-func parseMounts(text string) (string, error) {
+// errNotMounted says that there is no such hierarchy.
+var errNotMounted = errors.New("it is not mounted")
+
+// mountOf finds a hierarchy in lines of /proc/PID/mounts, by its kind and, of
+// version 1, its controller: "none /path type options 0 0", with spaces as \040
+// (proc(5), fstab(5)).
+func mountOf(text, kind, controller string) (string, error) {
 	for line := range strings.Lines(text) {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[2] != kind {
+			continue
+		}
+		if controller == "" || len(f) > 3 && slices.Contains(strings.Split(f[3], ","), controller) {
 			return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(f[1]), nil
 		}
+	}
+	return "", errNotMounted
+}
+
+// parseMounts finds the unified hierarchy in lines of /proc/PID/mounts.
+func parseMounts(text string) (string, error) {
+	if dir, err := mountOf(text, "cgroup2", ""); err == nil {
+		return dir, nil
 	}
 	return "", &profiler.Fault{
 		What: "cannot filter by cgroup",

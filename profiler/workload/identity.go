@@ -65,7 +65,7 @@ func Containers(cgroup string) []Identity {
 	for len(containers) > 0 || len(pods) > 0 {
 		var id Identity
 		if len(pods) > 0 && (len(containers) == 0 || pods[0][2] < containers[0][2]) {
-			id.PodUID = strings.ReplaceAll(path[pods[0][2]:pods[0][3]], "_", "-")
+			id.PodUID = podName(path[pods[0][2]:pods[0][3]])
 			pods = pods[1:]
 		}
 		if len(containers) > 0 && (len(pods) == 0 || containers[0][2] < pods[0][2]) {
@@ -76,6 +76,9 @@ func Containers(cgroup string) []Identity {
 	}
 	return all
 }
+
+// podName is a pod's UID as Kubernetes has it.
+func podName(uid string) string { return strings.ReplaceAll(uid, "_", "-") }
 
 // InPod says whether a cgroup path lies in a pod's.
 func InPod(cgroup string) bool { return podUID.MatchString(cgroup) }

@@ -52,6 +52,10 @@ const annotationPrefix = "profiles.kalypso.io/"
 // EnabledAnnotation says whether a pod is to be profiled: "true" or "false".
 const EnabledAnnotation = annotationPrefix + "enabled"
 
+// FrequencyAnnotation lowers the rate at which a pod is sampled: samples a second
+// and CPU.
+const FrequencyAnnotation = annotationPrefix + "frequency"
+
 // KeepAnnotation says whether an annotation is one that is read here. An
 // annotation may be 256 KiB long; one that is longer than a label of a profile
 // may be is not kept.
@@ -63,6 +67,16 @@ func KeepAnnotation(key, value string) bool {
 func (p *Pod) Enabled() (enabled, said bool) {
 	enabled, err := strconv.ParseBool(p.Annotations[EnabledAnnotation])
 	return enabled, err == nil
+}
+
+// Frequency is the rate that the pod's annotation asks for; 0: none that can be
+// understood.
+func (p *Pod) Frequency() int {
+	hz, err := strconv.ParseUint(p.Annotations[FrequencyAnnotation], 10, 31)
+	if err != nil {
+		return 0
+	}
+	return int(hz)
 }
 
 // workload is the object that a person made, by its attribute and name: a

@@ -49,7 +49,14 @@ func (p *Pods) Find(cgroup string) (Container, bool) {
 	if p == nil {
 		return Container{}, false
 	}
-	all := Containers(cgroup)
+	return p.FindIn(Containers(cgroup))
+}
+
+// FindIn gives the innermost container that is known.
+func (p *Pods) FindIn(all []Identity) (Container, bool) {
+	if p == nil {
+		return Container{}, false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, id := range slices.Backward(all) {
@@ -68,6 +75,20 @@ func (p *Pods) find(id Identity) (Container, bool) {
 		return Container{PodContainer{ID: id.ContainerID}, e.pod}, true
 	}
 	return Container{}, false
+}
+
+// List gives all pods that are known, those that are gone among them.
+func (p *Pods) List() []*Pod {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]*Pod, 0, len(p.pods))
+	for _, e := range p.pods {
+		list = append(list, e.pod)
+	}
+	return list
 }
 
 // Changed gives a channel that is closed when something else is known.

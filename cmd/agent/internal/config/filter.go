@@ -18,6 +18,22 @@ func (c *Config) Wants(service, comm, cgroup string) bool {
 		(len(in.Cgroup) == 0 || anyHolds(in.Cgroup, cgroup)) && !anyHolds(out.Cgroup, cgroup)
 }
 
+// CgroupFilter gives what says whether processes in a cgroup can be wanted, as far
+// as its path tells, and if not, whether none below it can be either. It is nil
+// where cgroups are not picked by their paths.
+func (c *Config) CgroupFilter() func(cgroup string) (wanted, below bool) {
+	in, out := c.Include.Cgroup, c.Exclude.Cgroup
+	if len(in) == 0 && len(out) == 0 {
+		return nil
+	}
+	return func(cgroup string) (wanted, below bool) {
+		if anyHolds(out, cgroup) {
+			return false, true
+		}
+		return len(in) == 0 || anyHolds(in, cgroup), false
+	}
+}
+
 // PodFilter gives what says whether a pod is to be profiled. A pod that is not
 // known is nil: where pods are picked at all it is left out, since it might be one
 // of those that are not to be seen. Processes in no pod are not asked about, but

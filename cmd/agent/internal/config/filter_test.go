@@ -46,6 +46,31 @@ func TestPodFilter(t *testing.T) {
 	}
 }
 
+func TestCgroupFilter(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		flags       []string
+		cgroup      string
+		wanted, all bool
+	}{
+		{"a unit that is left out", []string{"--exclude.cgroup", "system.slice/cron.service"}, "/system.slice/cron.service", false, true},
+		{"what is below it", []string{"--exclude.cgroup", "system.slice/cron.service"}, "/system.slice/cron.service/job", false, true},
+		{"what is above it", []string{"--exclude.cgroup", "system.slice/cron.service"}, "/system.slice", true, false},
+		{"a unit that is not one of those", []string{"--include.cgroup", "*/nginx.service"}, "/system.slice", false, false},
+		{"a unit that is", []string{"--include.cgroup", "*/nginx.service"}, "/system.slice/nginx.service", true, false},
+		{"out wins over in", []string{"--include.cgroup", "system.slice", "--exclude.cgroup", "*.mount"}, "/system.slice/a.mount", false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if wanted, below := read(t, nil, tt.flags...).CgroupFilter()(tt.cgroup); wanted != tt.wanted || below != tt.all {
+				t.Errorf("wanted: %v, all below alike: %v; want %v, %v", wanted, below, tt.wanted, tt.all)
+			}
+		})
+	}
+	if read(t, nil).CgroupFilter() != nil {
+		t.Error("cgroups are asked about where none are picked")
+	}
+}
+
 func TestSelectorIsChecked(t *testing.T) {
 	_, err := Read(parsed(t, "--kubernetes.selector", "app in (web"), nil)
 	if got := told(err, ""); err == nil || len(got) < 10 {

@@ -252,6 +252,9 @@ func (d *daemon) pipelineSettings(s *config.Config) pipeline.Settings {
 	wantsPod, outside := s.PodFilter()
 	return pipeline.Settings{
 		Frequency: s.Frequency, CPUBudget: budget, MemoryBudget: int64(s.Memory.Budget), ServiceName: s.Service.Name, Labels: s.Labels,
+		Select: &pipeline.Select{
+			Pod: wantsPod, Outside: outside, Cgroup: s.CgroupFilter(),
+		},
 		Keep: func(w *profiler.Workload, p *profiler.Process) bool {
 			if !s.Wants(w.Attribute("service.name"), p.Comm, p.Cgroup) {
 				return false

@@ -1,0 +1,305 @@
+package workload
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kalypso-dev/kalypso/profiler"
+)
+
+// Place is a cgroup by its path from the root of its hierarchy on.
+type Place struct {
+	Path string
+	Old  bool // the hierarchy is one of version 1
+}
+
+// Hierarchies are the trees of cgroups that processes are told apart by: the
+// unified one, and where version 1 is mounted the one of a controller that every
+// container is in. They are seen as a process of the machine's own sees them, so that an
+// agent in a container knows all of them (it shares the host's PIDs then).
+type Hierarchies struct {
+	Controller   string // of version 1: "cpu", "memory" or "pids"; empty: not mounted
+	unified, old tree
+}
+
+// tree is one hierarchy.
+type tree struct {
+	dir string // where all of it is seen; empty: nowhere
+	own string // path of what this process takes for the root
+}
+
+// rootInode is that of the root of every hierarchy (fs/kernfs/mount.c). What has
+// another one is a part of it.
+const rootInode = 1
+
+// FindHierarchies looks where they are. What is not to be seen is left out.
+func FindHierarchies() *Hierarchies {
+	h := &Hierarchies{unified: findTree("cgroup2", "")}
+	for _, controller := range []string{"cpu", "memory", "pids"} {
+		if h.old = findTree("cgroup", controller); h.old.dir != "" {
+			h.Controller = controller
+			break
+		}
+	}
+	return h
+}
+
+// findTree finds a hierarchy where this process sees all of it, or another one does.
+func findTree(kind, controller string) (t tree) {
+	own := seenBy("self", kind, controller)
+	if id := inode(own); id == rootInode {
+		t.dir = own
+	} else {
+		t.dir = seenByOthers(kind, controller)
+	}
+	if t.own = "/"; t.dir == "" || sameNamespace() {
+		return t
+	}
+	if t.own = t.find(inode(own)); t.own == "" {
+		return tree{}
+	}
+	return t
+}
+
+// seenBy is where a process sees a hierarchy; empty: nowhere.
+func seenBy(pid, kind, controller string) string {
+	text, err := os.ReadFile("/proc/" + pid + "/mounts")
+	if err != nil {
+		return ""
+	}
+	dir, err := mountOf(string(text), kind, controller)
+	if err != nil {
+		return ""
+	}
+	if pid == "self" {
+		return dir
+	}
+	return filepath.Join("/proc", pid, "root", dir)
+}
+
+// maxAsked is how many processes are asked for what they see. The first is one of
+// the machine's own, unless a security module keeps it from being looked at.
+const maxAsked = 64
+
+// seenByOthers is where one of the processes with the lowest numbers sees a
+// hierarchy as a whole.
+func seenByOthers(kind, controller string) string {
+	var pids []int
+	for _, e := range readNames("/proc") {
+		if pid, err := strconv.Atoi(e); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	asked := 0
+	for _, pid := range pids {
+		dir := seenBy(strconv.Itoa(pid), kind, controller)
+		if dir == "" { // kernel threads see nothing
+			continue
+		}
+		if inode(dir) == rootInode {
+			return dir
+		}
+		if asked++; asked == maxAsked {
+			break
+		}
+	}
+	return ""
+}
+
+// initNamespace is the cgroup namespace that a machine begins with:
+// PROC_CGROUP_INIT_INO, include/linux/proc_ns.h.
+const initNamespace = "cgroup:[4026531835]"
+
+// sameNamespace says whether this process sees paths of cgroups as the first one
+// does. In a namespace of its own they begin at the cgroup that it was in when that
+// was made, which is the root of what is mounted there.
+func sameNamespace() bool {
+	mine, err := os.Readlink("/proc/self/ns/cgroup")
+	first, err2 := os.Readlink("/proc/1/ns/cgroup")
+	return err != nil || mine == initNamespace || err2 == nil && mine == first
+}
+
+// find gives the path of a cgroup by its number, empty if there is none.
+func (t tree) find(id uint64) (path string) {
+	if id == 0 {
+		return ""
+	}
+	t.walk("/", func(at string) bool {
+		if path == "" && inode(t.dir+at) == id {
+			path = at
+		}
+		return path == ""
+	})
+	return path
+}
+
+func inode(path string) uint64 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+// Bounds of a walk: a node with 110 pods has some 600 cgroups.
+const (
+	maxCgroups = 20000
+	maxDepth   = 24
+)
+
+// walk calls fn for each cgroup below one, and goes below those for which it is
+// true.
+func (t tree) walk(from string, fn func(path string) bool) {
+	left := maxCgroups
+	var down func(at string, depth int)
+	down = func(at string, depth int) {
+		for _, name := range t.children(at) {
+			if left--; left < 0 || depth > maxDepth {
+				return
+			}
+			if child := path.Join(at, name); fn(child) {
+				down(child, depth+1)
+			}
+		}
+	}
+	down(from, 1)
+}
+
+// children are the names of the cgroups right below one; none if it is gone.
+func (t tree) children(at string) (names []string) {
+	return readNames(filepath.Join(t.dir, at))
+}
+
+// readNames are the names of the folders in one.
+func readNames(dir string) (names []string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(maxCgroups)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+func (h *Hierarchies) tree(old bool) tree {
+	if old {
+		return h.old
+	}
+	return h.unified
+}
+
+// PlaceOf gives the cgroup of a process: the one that CgroupOf gives, by its path
+// from the root on.
+func (h *Hierarchies) PlaceOf(pid profiler.PID) (Place, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return Place{}, fmt.Errorf("read cgroup of PID %d: %w", pid, err)
+	}
+	return h.place(string(text)), nil
+}
+
+func (h *Hierarchies) place(text string) Place {
+	p := Place{Path: parseCgroup(text)}
+	unified := "/"
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, "0::"); ok {
+			unified = strings.TrimSuffix(rest, "\n")
+		}
+	}
+	p.Old = p.Path != unified
+	if own := h.tree(p.Old).own; own != "" && own != "/" {
+		p.Path = path.Join(own, p.Path)
+	}
+	return p
+}
+
+// Hybrid says that there are two.
+func (h *Hierarchies) Hybrid() bool { return h.unified.dir != "" && h.old.dir != "" }
+
+// ErrNoHierarchy says that a hierarchy is not to be seen as a whole.
+var ErrNoHierarchy = errors.New("no process shows its hierarchy as a whole")
+
+// ID is the kernel's number of a cgroup.
+func (h *Hierarchies) ID(p Place) (uint64, error) {
+	t := h.tree(p.Old)
+	if t.dir == "" {
+		return 0, fmt.Errorf("find cgroup %s: %w", p.Path, ErrNoHierarchy)
+	}
+	if id := inode(filepath.Join(t.dir, p.Path)); id != 0 {
+		return id, nil
+	}
+	return 0, fmt.Errorf("find cgroup %s: %w", p.Path, fs.ErrNotExist)
+}
+
+// PodParents are the cgroups that the kubelet makes those of pods in, as far as
+// they are there: "kubepods" with any prefix, and one for each class of service
+// below it.
+func (h *Hierarchies) PodParents() (parents []Place) {
+	for _, old := range []bool{false, true} {
+		t := h.tree(old)
+		if t.dir == "" {
+			continue
+		}
+		t.walk("/", func(at string) bool {
+			if InPod(at) {
+				return false
+			}
+			if strings.Contains(at, "kubepods") {
+				parents = append(parents, Place{at, old})
+			}
+			return true
+		})
+	}
+	return parents
+}
+
+// PodsIn are the cgroups of pods right below one, by the pods' UID.
+func (h *Hierarchies) PodsIn(parent Place) map[string]Place {
+	pods := map[string]Place{}
+	for _, name := range h.tree(parent.Old).children(parent.Path) {
+		if m := podUID.FindStringSubmatch(name); m != nil {
+			pods[podName(m[1])] = Place{path.Join(parent.Path, name), parent.Old}
+		}
+	}
+	return pods
+}
+
+// PodPlace is the cgroup of a pod that a place is in, or the place itself where
+// its path does not say so.
+func (p Place) PodPlace(uid string) Place {
+	for at := p.Path; at != "/" && at != "."; at = path.Dir(at) {
+		if m := podUID.FindStringSubmatch(path.Base(at)); m != nil && podName(m[1]) == uid {
+			return Place{at, p.Old}
+		}
+	}
+	return p
+}
+
+// Up are a place and those above it, the root first.
+func (p Place) Up() (all []Place) {
+	for at := path.Clean("/" + p.Path); ; at = path.Dir(at) {
+		all = append(all, Place{at, p.Old})
+		if at == "/" {
+			slices.Reverse(all)
+			return all
+		}
+	}
+}
