@@ -41,79 +41,98 @@ type tree struct {
 // another one is a part of it.
 const rootInode = 1
 
+// controllers of version 1, one of which is taken: every container is in all.
+var controllers = []string{"cpu", "memory", "pids"}
+
 // FindHierarchies looks where they are. What is not to be seen is left out.
 func FindHierarchies() *Hierarchies {
-	h := &Hierarchies{unified: findTree("cgroup2", "")}
-	for _, controller := range []string{"cpu", "memory", "pids"} {
-		if h.old = findTree("cgroup", controller); h.old.dir != "" {
-			h.Controller = controller
+	h := &Hierarchies{}
+	for _, pid := range witnesses() {
+		seen := seenBy(pid)
+		if h.old.dir == "" || seen.unified.dir != "" {
+			h = seen
+		}
+		// What the first process does not have, the machine does not have.
+		if h.unified.dir != "" || pid == "1" && h.old.dir != "" {
+			break
+		}
+	}
+	if !sameNamespace() {
+		own := mountsOf("self")
+		h.unified.settle(own.dir("cgroup2", ""))
+		h.old.settle(own.dir("cgroup", h.Controller))
+	}
+	return h
+}
+
+// maxAsked is how many processes are asked for what they see, beside the first and
+// this one. The first is one of the machine's own, but a security module may keep
+// it from being looked at.
+const maxAsked = 64
+
+// witnesses are the processes to ask, in this order.
+func witnesses() []string {
+	var pids []int
+	for _, name := range readNames("/proc") {
+		if pid, err := strconv.Atoi(name); err == nil && pid > 1 {
+			if _, kernel := os.Readlink("/proc/" + name + "/exe"); kernel == nil { // its threads see nothing
+				pids = append(pids, pid)
+			}
+		}
+	}
+	slices.Sort(pids)
+	list := []string{"1", "self"}
+	for _, pid := range pids[:min(len(pids), maxAsked)] {
+		list = append(list, strconv.Itoa(pid))
+	}
+	return list
+}
+
+// seenBy are the hierarchies that a process sees as a whole.
+func seenBy(pid string) *Hierarchies {
+	m := mountsOf(pid)
+	h := &Hierarchies{unified: tree{m.dir("cgroup2", ""), "/"}}
+	if inode(h.unified.dir) != rootInode {
+		h.unified.dir = ""
+	}
+	for _, c := range controllers {
+		if dir := m.dir("cgroup", c); inode(dir) == rootInode {
+			h.Controller, h.old = c, tree{dir, "/"}
 			break
 		}
 	}
 	return h
 }
 
-// findTree finds a hierarchy where this process sees all of it, or another one does.
-func findTree(kind, controller string) (t tree) {
-	own := seenBy("self", kind, controller)
-	if id := inode(own); id == rootInode {
-		t.dir = own
-	} else {
-		t.dir = seenByOthers(kind, controller)
-	}
-	if t.own = "/"; t.dir == "" || sameNamespace() {
-		return t
-	}
-	if t.own = t.find(inode(own)); t.own == "" {
-		return tree{}
-	}
-	return t
-}
+// mounts are those of a process: the text of its file, and where its root is.
+type mounts struct{ text, root string }
 
-// seenBy is where a process sees a hierarchy; empty: nowhere.
-func seenBy(pid, kind, controller string) string {
-	text, err := os.ReadFile("/proc/" + pid + "/mounts")
-	if err != nil {
-		return ""
-	}
-	dir, err := mountOf(string(text), kind, controller)
-	if err != nil {
-		return ""
-	}
+func mountsOf(pid string) mounts {
+	text, _ := os.ReadFile("/proc/" + pid + "/mounts") // it may be gone, or not to be looked at
 	if pid == "self" {
-		return dir
+		return mounts{string(text), "/"}
 	}
-	return filepath.Join("/proc", pid, "root", dir)
+	return mounts{string(text), "/proc/" + pid + "/root"}
 }
 
-// maxAsked is how many processes are asked for what they see. The first is one of
-// the machine's own, unless a security module keeps it from being looked at.
-const maxAsked = 64
+// dir is where a hierarchy is mounted; empty: nowhere.
+func (m mounts) dir(kind, controller string) string {
+	dir, err := mountOf(m.text, kind, controller)
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(m.root, dir)
+}
 
-// seenByOthers is where one of the processes with the lowest numbers sees a
-// hierarchy as a whole.
-func seenByOthers(kind, controller string) string {
-	var pids []int
-	for _, e := range readNames("/proc") {
-		if pid, err := strconv.Atoi(e); err == nil {
-			pids = append(pids, pid)
-		}
+// settle finds the path of what this process takes for the root: the root of what
+// is mounted for it. Where it is not found, the hierarchy is of no use.
+func (t *tree) settle(mounted string) {
+	if t.dir == "" {
+		return
 	}
-	slices.Sort(pids)
-	asked := 0
-	for _, pid := range pids {
-		dir := seenBy(strconv.Itoa(pid), kind, controller)
-		if dir == "" { // kernel threads see nothing
-			continue
-		}
-		if inode(dir) == rootInode {
-			return dir
-		}
-		if asked++; asked == maxAsked {
-			break
-		}
+	if t.own = t.find(inode(mounted)); t.own == "" {
+		*t = tree{}
 	}
-	return ""
 }
 
 // initNamespace is the cgroup namespace that a machine begins with:
