@@ -230,11 +230,11 @@ func TestLibrariesHaveOneRoom(t *testing.T) {
 		"github.com/prometheus/":                  {"profiler/telemetry"},
 		"google.golang.org/grpc":                  {"exporter/otlp", "exporter/transport", "profiler/telemetry"},
 		"github.com/cilium/ebpf":                  {"bpf", "profiler/sampler", "cmd/agent/internal/doctor"},
-		"go.yaml.in/yaml/":                        {"cmd/agent/internal/config", "cmd/kalypsoctl/internal/config", "release"},
+		"go.yaml.in/yaml/":                        {"cmd/internal/cli", "cmd/agent/internal/config", "cmd/kalypsoctl/internal/config", "release"},
 		"helm.sh/helm/":                           {"deploy/helm"},
 		"github.com/minio/minio-go/":              {"deploy/bucket"},
 		"k8s.io/client-go/":                       {"deploy", "cmd/kalypsoctl"}, // 44 MB, too much for every node
-		"github.com/google/go-containerregistry/": {"docker/images", "release"},
+		"github.com/google/go-containerregistry/": {"deploy/image", "docker/images", "release"},
 		"sigs.k8s.io/yaml":                        {"deploy/helm", "deploy/argocd"},
 		"github.com/google/pprof/":                {"exporter/format", "viewer", "exporter/pyroscope", "exporter/file"},
 		"github.com/ianlancetaylor/demangle":      {"profiler/demangle"},
