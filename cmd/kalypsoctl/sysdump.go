@@ -26,6 +26,7 @@ type sysdumpFlags struct {
 	clusterFlags
 	since     time.Duration
 	maxSize   string
+	profile   time.Duration
 	component []string
 	output    string
 	list      bool
@@ -48,6 +49,7 @@ credential elsewhere is redacted. Look into it before you send it to somebody.`,
 	fl := cmd.Flags()
 	fl.SortFlags = false
 	fl.DurationVar(&f.since, "since", time.Hour, "how old logs and events may be")
+	fl.DurationVar(&f.profile, "profile", 5*time.Second, "profile the nodes for so long, where agents run (0: not at all; 1m at most)")
 	fl.StringVar(&f.maxSize, "max-size", "50Mi", "how large the file may become")
 	fl.StringSliceVar(&f.component, "component", nil, "only this `COMPONENT`; may be repeated")
 	fl.StringVarP(&f.output, "output", "o", "", "`FILE`, or - for standard output (default kalypso-sysdump-TIME.tar.gz)")
@@ -64,7 +66,10 @@ const smallestDump = 1 << 20
 
 // options makes what was typed into what is wanted.
 func (f *sysdumpFlags) options(cmd *cobra.Command) (sysdump.Options, error) {
-	o := sysdump.Options{Components: component.All(), Since: f.since}
+	o := sysdump.Options{Components: component.All(), Since: f.since, Profile: f.profile}
+	if f.profile < 0 || f.profile > time.Minute {
+		return o, cli.Usage("--profile 5s     0 for none, 1m at most", "--profile cannot be %s", f.profile)
+	}
 	if f.since <= 0 {
 		return o, cli.Usage("--since 1h", "--since cannot be %s", f.since)
 	}

@@ -30,7 +30,8 @@ const (
 	atOnce   = 8       // questions to the server
 	logLimit = 2 << 20 // of one container, the newest part
 	logLines = 20000   // likewise; a container that writes more in an hour repeats itself
-	agents   = 10      // that are asked
+
+	agentsAsked = 10
 )
 
 // versions writes versions.txt: all that a reader asks for first.
@@ -328,8 +329,8 @@ func (d *dump) agents(ctx context.Context) error {
 		if p.Status.Phase != corev1.PodRunning {
 			continue
 		}
-		if asked++; asked > agents {
-			d.leftOut("agents beyond the first %d of %d", agents, len(pods))
+		if asked++; asked > agentsAsked {
+			d.leftOut("agents beyond the first %d of %d", agentsAsked, len(pods))
 			break
 		}
 		if err := d.agent(ctx, p); err != nil {

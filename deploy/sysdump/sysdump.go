@@ -36,6 +36,7 @@ type Options struct {
 	Components []component.Component
 	Since      time.Duration // of logs and events
 	MaxBytes   int64         // of the archive
+	Profile    time.Duration // how long nodes are profiled; 0 is not at all
 	Folder     string        // that everything is in, inside the archive
 	Tool       string        // which kalypsoctl this is
 	Started    func(what string)
@@ -69,6 +70,7 @@ func collectors() []collector {
 		{"objects", "all objects of the namespaces but Secrets, of which the names", (*dump).objects},
 		{"logs", "logs of each container, and of the one before it", (*dump).logs},
 		{"agent", "counters and quality of each agent that runs", (*dump).agents},
+		{"profile", "where CPU time goes on the nodes, a few seconds of it", (*dump).profile},
 	}
 }
 
@@ -166,7 +168,7 @@ func (d *dump) nothing() error {
 	seen := len(d.nodes) > 0 || slices.ContainsFunc(d.health, func(c status.Component) bool { return c.Health != status.Unknown }) ||
 		slices.ContainsFunc(d.members, func(m member) bool {
 			folder, _, _ := strings.Cut(m.name, "/")
-			return slices.Contains([]string{"events", "objects", "logs", "agent"}, folder)
+			return slices.Contains([]string{"events", "objects", "logs", "agent", "profile"}, folder)
 		})
 	if seen {
 		return nil
