@@ -382,13 +382,14 @@ func TestReleaseTwice(t *testing.T) {
 	if os.Getenv("KALYPSO_TEST_RELEASE") == "" {
 		t.Skip("it builds everything twice; make test-release")
 	}
-	var releases []map[string]string
-	for _, folder := range []string{"a", "a-longer/name"} {
-		source := filepath.Join(t.TempDir(), folder)
-		clone := exec.Command("git", "clone", "-q", "..", source)
-		if out, err := clone.CombinedOutput(); err != nil {
+	first, second := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "a-longer/name")
+	for _, clone := range [][]string{{"..", first}, {first, second}} { // of one commit, whatever is committed meanwhile
+		if out, err := exec.Command("git", append([]string{"clone", "-q"}, clone...)...).CombinedOutput(); err != nil {
 			t.Fatalf("git clone: %v\n%s", err, out)
 		}
+	}
+	var releases []map[string]string
+	for _, source := range []string{first, second} {
 		release := exec.Command("make", "-s", "release")
 		release.Dir = source
 		start := time.Now()
