@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -340,52 +339,5 @@ func BenchmarkTake(b *testing.B) {
 		if _, err := w.take(&e); err != nil {
 			b.Fatal(err)
 		}
-	}
-}
-
-// 110 pods of 8 KB each, the most that a kubelet runs unless it is told otherwise,
-// are kept in little memory, and reading them takes little more.
-func TestMemory(t *testing.T) {
-	const pods, podBytes = 110, 8 << 10
-	var b strings.Builder
-	b.WriteString(`{"metadata":{"resourceVersion":"42"},"items":[`)
-	for n := range pods {
-		if n > 0 {
-			b.WriteByte(',')
-		}
-		uid := fmt.Sprintf("00000000-0000-0000-0000-%012x", n)
-		pod := podJSON(uid, fmt.Sprintf("web-%d", n), 2*n+1)
-		b.WriteString(strings.Replace(pod, "hunter2", strings.Repeat("x", podBytes-len(pod)), 1))
-	}
-	b.WriteString("]}")
-	text := b.String()
-	heap := func() int64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
-	known := workload.NewPods()
-	before := heap()
-	list, _, err := readList(strings.NewReader(text))
-	if err != nil || len(list) != pods {
-		t.Fatal(len(list), err)
-	}
-	known.Replace(list, time.Now())
-	kept := heap() - before
-	allocated := testing.Benchmark(func(b *testing.B) {
-		for b.Loop() {
-			if _, _, err := readList(strings.NewReader(text)); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	t.Logf("%d pods in %d KB: %d KB are kept; to read them takes %.1f ms and allocates %d KB",
-		pods, len(text)>>10, kept>>10, float64(allocated.NsPerOp())/1e6, allocated.AllocedBytesPerOp()>>10)
-	if limit := int64(512 << 10); kept > limit {
-		t.Errorf("%d bytes are kept of %d pods, the limit is %d", kept, pods, limit)
-	}
-	if there, _ := known.Len(); there != pods {
-		t.Errorf("%d pods are known", there)
 	}
 }
