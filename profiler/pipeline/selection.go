@@ -63,6 +63,7 @@ type selection struct {
 	installed map[bpf.Cgroup]bpf.Verdict
 	rates     map[string]int // of pods by UID that have one of their own; a new map with each change
 	said      bool           // that the table is full
+	owed      bool           // naming is behind: the table changes with the next segment
 	timer     *time.Timer
 	due       time.Time // of timer
 }
@@ -388,7 +389,7 @@ func (x *selection) install(p *plan) {
 		installed[c] = v.Verdict
 		old, unified = old || c.Old, unified || !c.Old
 	}
-	x.installed, x.rates = installed, p.rates
+	x.installed, x.rates, x.owed = installed, p.rates, false
 	failed = errors.Join(failed, x.kernel.Select(unified, old))
 	x.active.Store(len(installed) > 0)
 	if failed != nil {

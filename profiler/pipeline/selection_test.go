@@ -388,7 +388,7 @@ func TestServiceSelects(t *testing.T) {
 				pods.Set(p, time.Now())
 			}
 			s, got, stop := serve(t, func(c *ServiceConfig) {
-				c.Frequency, c.Pods = 499, pods
+				c.Frequency, c.Window, c.Pods = 499, 2*time.Second, pods
 				c.Select = &Select{Pod: notOut, Outside: true}
 				c.Keep = func(w *profiler.Workload, p *profiler.Process) bool {
 					f, ok := pods.Find(p.Cgroup)
@@ -397,13 +397,15 @@ func TestServiceSelects(t *testing.T) {
 			})
 			program := compile(t, "selected", spinner)
 			start := func(uid, below string) profiler.PID {
-				g.mkdir("pod" + uid)
-				until(t, "the pod's cgroup to be found", func() bool {
-					var waits bool
-					if err := s.do(context.Background(), func() { waits = s.selection.waits(time.Now()) || !s.selection.due.IsZero() }); err != nil {
+				var st unix.Stat_t
+				if err := unix.Stat(g.mkdir("pod"+uid), &st); err != nil {
+					t.Fatal(err)
+				}
+				until(t, "the pod's cgroup to be found", func() (found bool) {
+					if err := s.do(context.Background(), func() { _, found = s.selection.installed[bpf.Cgroup{ID: st.Ino, Old: h[0] == "cgroup"}] }); err != nil {
 						t.Fatal(err)
 					}
-					return !waits
+					return found
 				})
 				dir := g.mkdir("pod" + uid + "/" + uid[35:] + cid[1:])
 				if below != "" {

@@ -330,6 +330,7 @@ func (s *Service) loop(ctx context.Context) error {
 func (s *Service) selectAnew() {
 	p := s.selection.plan(s.hz, time.Now())
 	if len(p.again) > 0 && !s.cut(false) {
+		s.selection.owed = true
 		s.selection.soon(tryAgain)
 		return
 	}
@@ -361,6 +362,9 @@ func (s *Service) cut(last bool) bool {
 		return false
 	}
 	s.hand(w, last)
+	if s.selection.owed { // a segment begins, and there was no room for one before
+		s.install(s.selection.plan(s.hz, time.Now()))
+	}
 	return true
 }
 
