@@ -13,10 +13,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/deploy/agents"
 	"github.com/kalypso-dev/kalypso/deploy/pyroscope"
 	"github.com/kalypso-dev/kalypso/exporter/format"
@@ -113,18 +115,23 @@ func (f *profileFlags) stored(cmd *cobra.Command, text string, from, to time.Tim
 	if focus != nil && f.by != "" {
 		return nil, cli.Usage("leave out one of them", "Pyroscope adds up what --by lists before --focus can choose")
 	}
-	ctx, notes := cmd.Context(), cmd.ErrOrStderr()
+	ctx := cmd.Context()
 	target, err := f.target(text)
 	if err != nil {
 		return nil, err
 	}
-	q := pyroscope.Query{Target: target, From: from, To: to}
 	client, closeIt, err := f.openPyroscope(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer closeIt()
-	p, err := client.Profile(ctx, q)
+	notes := term.NewNotes(cmd.ErrOrStderr())
+	end := live(notes, func(elapsed float64) string { return fmt.Sprintf("asking Pyroscope %4.1f s   %s", elapsed, target) })
+	q := pyroscope.Query{Target: target, From: from, To: to}
+	step := q.Step(120)
+	p, series, err := askStore(ctx, client, q, step, storedLabels(f.by)...)
+	end()
+	notes.End()
 	if err != nil {
 		return nil, err
 	}
@@ -143,16 +150,28 @@ func (f *profileFlags) stored(cmd *cobra.Command, text string, from, to time.Tim
 		fmt.Sprintf("%s · %s · from Pyroscope", target, clock(from, to)),
 		fmt.Sprintf("%s of CPU time · %.2f cores busy", cpuSeconds(p, samples), format.Cores(p, samples)),
 	}}
-	step := q.Step(120)
-	series, err := client.Series(ctx, q, step, storedLabels(f.by)...)
-	if err != nil {
-		return nil, err
-	}
-	tellGaps(notes, pyroscope.Spans(series, step), q, step)
+	tellGaps(cmd.ErrOrStderr(), pyroscope.Spans(series, step), q, step)
 	if f.by != "" {
 		out.shares = storedShares(series, to.Sub(from))
 	}
 	return out, nil
+}
+
+// askStore asks for a profile, and for the times and parts that it is of: without
+// labels that is for a note, which may be missing.
+func askStore(ctx context.Context, client *pyroscope.Client, q pyroscope.Query, step time.Duration, labels ...string) (p *profiler.Profile, series []pyroscope.Series, err error) {
+	var both errgroup.Group
+	both.Go(func() (err error) {
+		p, err = client.Profile(ctx, q)
+		return err
+	})
+	both.Go(func() (err error) {
+		if series, err = client.Series(ctx, q, step, labels...); len(labels) == 0 {
+			return nil
+		}
+		return err
+	})
+	return p, series, both.Wait()
 }
 
 // openPyroscope reaches the store: the one that is named, else the cluster's.

@@ -238,24 +238,26 @@ func (f *profileFlags) ask(ctx context.Context, w io.Writer, fleet *agents.Fleet
 	}
 	notes := term.NewNotes(w)
 	defer notes.End()
-	defer live(notes, fleet.Scope.Title(), f.duration)()
+	length, title := f.duration.Seconds(), fleet.Scope.Title()
+	defer live(notes, func(elapsed float64) string {
+		state := "recording"
+		if elapsed > length {
+			state, elapsed = "adding up", length
+		}
+		return fmt.Sprintf("%s %4.1f of %g s   %s", state, elapsed, length, title)
+	})()
 	return fleet.Record(ctx, f.duration, f.frequency)
 }
 
-// live counts on a terminal until it is ended. Samples come all at the end.
-func live(notes *term.Notes, title string, d time.Duration) (end func()) {
+// live shows a line on a terminal that changes with the seconds, until it is ended.
+func live(notes *term.Notes, line func(elapsed float64) string) (end func()) {
 	begin, stop, over := time.Now(), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(over)
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			state := "recording"
-			elapsed := time.Since(begin)
-			if elapsed > d {
-				state, elapsed = "adding up", d
-			}
-			notes.Line(fmt.Sprintf("%s %4.1f of %g s   %s   Ctrl-C gives up", state, elapsed.Seconds(), d.Seconds(), title))
+			notes.Line(line(time.Since(begin).Seconds()) + "   Ctrl-C gives up")
 			select {
 			case <-stop:
 				return
