@@ -224,8 +224,11 @@ func (x *selection) fill(p *plan, shares map[string]share, now time.Time) {
 	x.mu.Unlock()
 	for place, containers := range met {
 		if c, ok := x.pods.FindIn(containers); ok {
-			there[c.Pod.UID] = true
-			x.judge(p, place, place.PodPlace(c.Pod.UID), c.Pod.UID, shares[c.Pod.UID])
+			// One that came meanwhile is a change that is heard of.
+			if s, ok := shares[c.Pod.UID]; ok {
+				there[c.Pod.UID] = true
+				x.judge(p, place, place.PodPlace(c.Pod.UID), c.Pod.UID, s)
+			}
 			continue
 		}
 		if at, out := x.excluded(place); out {
@@ -317,7 +320,8 @@ type verdict struct {
 	uid string
 }
 
-// resolve finds the kernel's numbers of cgroups. Where all is wanted, there is nothing to say.
+// resolve finds the kernel's numbers of cgroups. Where all is wanted, there is
+// nothing to say.
 func (x *selection) resolve(p *plan) map[bpf.Cgroup]verdict {
 	some := false
 	for _, v := range p.verdicts {
