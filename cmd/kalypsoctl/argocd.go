@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/plan"
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 // The shapes that argocd writes.
@@ -32,10 +34,11 @@ const (
 
 func newArgoCDCommand() *cobra.Command {
 	var (
-		f    stackFlags
-		o    argocd.Options
-		mode string
-		dir  string
+		f     targetFlags
+		o     argocd.Options
+		mode  string
+		dir   string
+		check bool
 	)
 	cmd := &cobra.Command{
 		Use:   "argocd --repo URL [flags]",
@@ -51,14 +54,22 @@ resource.customizations.health.argoproj.io_Application in argocd-cm.
 
 The charts come from the repository of kalypsoctl, at the version of the charts that
 it has in it; --chart-repo and --chart-revision name others. Without -d the objects
-are printed; the values that they refer to are written only with -d.`,
+are printed; the values that they refer to are written only with -d.
+
+With --check nothing is written: it tells what Argo CD would change on a cluster on
+which kalypsoctl install was, with these settings. Values that were given to install
+and are not in them are such a change. Exit code 4: there are changes.`,
 		Example: `  kalypsoctl argocd --repo URL -d DIR                 AppProject, ApplicationSet, and the values of each component
   kalypsoctl argocd --repo URL --path stack -d DIR    DIR will be the folder stack of the repository
-  kalypsoctl argocd --repo URL --mode app-of-apps     for an Argo CD without RollingSync`,
+  kalypsoctl argocd --repo URL --mode app-of-apps     for an Argo CD without RollingSync
+  kalypsoctl argocd --check -f kalypso.yaml           what would it change on this cluster?`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := cli.OneOf(cmd, "mode", mode, modeSet, modeApps); err != nil {
 				return err
+			}
+			if check {
+				return checkArgo(cmd, f)
 			}
 			if o.Repo == "" && dir != "" {
 				o.Repo = origin(cmd.Context(), dir)
@@ -66,7 +77,7 @@ are printed; the values that they refer to are written only with -d.`,
 			if o.Repo == "" {
 				return cli.Usage(cmd.CommandPath()+" --repo https://github.com/OWNER/REPO.git", "argocd needs --repo: where will Argo CD read the files from?")
 			}
-			c, err := f.load()
+			c, err := f.stack.load()
 			if err != nil {
 				return err
 			}
@@ -90,8 +101,46 @@ are printed; the values that they refer to are written only with -d.`,
 	fl.StringVar(&o.ChartRepo, "chart-repo", "https://github.com/kalypso-dev/kalypso.git", "`URL` of the Git repository that has charts/")
 	fl.StringVar(&o.ChartRevision, "chart-revision", "", "its branch or tag (default: the version of the charts)")
 	fl.StringVar(&o.Namespace, "namespace", "argocd", "namespace of Argo CD")
-	f.register(fl)
+	f.stack.register(fl)
+	fl.BoolVar(&check, "check", false, "tell what Argo CD would change on a cluster, and write nothing")
+	chartsFlag(fl, &f.charts, "for --check: folder of packaged upstream charts")
+	f.cluster.register(fl)
+	f.cluster.complete(cmd)
 	return cmd
+}
+
+// checkArgo tells what Argo CD would change of what kalypsoctl installed.
+func checkArgo(cmd *cobra.Command, f targetFlags) error {
+	f.reset = true // Argo CD knows of no values but those that are written down
+	stack, err := f.open(cmd, nil, false)
+	if err != nil {
+		return err
+	}
+	if err := stack.OnlyInstalled(cmd.Context()); err != nil {
+		return err
+	}
+	if len(stack.Parts) == 0 {
+		return &profiler.Fault{
+			What: "kalypsoctl installed nothing on " + stack.Cluster.Context, Why: errors.New("what Argo CD installs has no Helm release"),
+			Fix: "argocd app diff kalypso-loki     compares what Argo CD installed",
+		}
+	}
+	p, err := stack.Plan(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if !p.Changes() {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "No differences: Argo CD would change nothing on %s.\n", stack.Cluster.Context)
+	} else {
+		err = printDiff(cmd.OutOrStdout(), p)
+	}
+	if err != nil {
+		return fmt.Errorf("print the differences: %w", err)
+	}
+	if p.Changes() {
+		return cli.Exit(cli.ExitChanges)
+	}
+	return nil
 }
 
 // origin is where the Git checkout that a folder lies in comes from, "" if it is

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +23,7 @@ func newDiffCommand() *cobra.Command {
 	var (
 		f        targetFlags
 		exitCode bool
+		output   cli.Output
 	)
 	cmd := &cobra.Command{
 		Use:   "diff [flags] [COMPONENT…]",
@@ -34,6 +36,9 @@ version of a chart.`,
   kalypsoctl diff --exit-code                         4 if there are changes, for a script`,
 		ValidArgsFunction: completeComponents,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := output.Check(cmd); err != nil {
+				return err
+			}
 			stack, err := f.open(cmd, args, false)
 			if err != nil {
 				return err
@@ -42,7 +47,12 @@ version of a chart.`,
 			if err != nil {
 				return err
 			}
-			if err := printDiff(cmd.OutOrStdout(), p); err != nil {
+			if output.Text() {
+				err = printDiff(cmd.OutOrStdout(), p)
+			} else {
+				err = output.Write(cmd.OutOrStdout(), newDiffReport(stack, p))
+			}
+			if err != nil {
 				return fmt.Errorf("print the differences: %w", err)
 			}
 			if exitCode && p.Changes() {
@@ -53,6 +63,7 @@ version of a chart.`,
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
+	output.Register(fl)
 	f.register(fl)
 	f.registerAdopt(fl)
 	f.registerReset(fl)
@@ -155,55 +166,65 @@ func newUpgradeCommand() *cobra.Command {
 		f      targetFlags
 		dryRun bool
 		yes    bool
+		back   bool
+		output cli.Output
+		run    installing
 	)
 	cmd := &cobra.Command{
 		Use:   "upgrade [flags] [COMPONENT…]",
 		Short: "bring what is installed to the version and values of now",
 		Long: `Bring what is installed to the charts of this kalypsoctl and to the values that are
 given now; the differences are shown first. Values that were given earlier are kept,
-on top of the new charts' own. Components that are not installed stay so.`,
+on top of the new charts' own. Components that are not installed stay so.
+
+With --rollback-on-failure the releases of a wave of which one does not get ready
+are brought back to what they were, and waited for. CRDs stay as they became.`,
 		Example: `  kalypsoctl upgrade                                  to the charts of this kalypsoctl
   kalypsoctl upgrade --set loki.loki.singleBinary.replicas=2    another value
   kalypsoctl upgrade --reset-values -f kalypso.yaml   forget what was given earlier`,
 		ValidArgsFunction: completeComponents,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := mayAsk(cmd, yes || dryRun); err != nil {
+			if err := errors.Join(output.Check(cmd), mayAsk(cmd, yes || dryRun)); err != nil {
 				return err
 			}
-			stack, err := f.open(cmd, args, false)
-			if err != nil {
-				return err
-			}
-			if err := stack.OnlyInstalled(cmd.Context()); err != nil {
-				return err
-			}
-			if len(stack.Parts) == 0 {
-				return &profiler.Fault{What: "nothing of it is installed on " + stack.Cluster.Context, Fix: "kalypsoctl install"}
-			}
-			p, err := stack.Plan(cmd.Context())
-			if err != nil {
-				return err
-			}
-			out := cmd.OutOrStdout()
-			if err := printDiff(out, p); err != nil {
-				return fmt.Errorf("print the differences: %w", err)
-			}
-			if dryRun || !p.Changes() {
-				return nil
-			}
-			if !yes {
-				if err := confirm(cmd, "Upgrade "+stack.Cluster.Context+"?"); err != nil {
+			run.dryRun = dryRun
+			document := func(err error) any { return run.report(cmd.Context(), "kalypso.upgrade/v1", err) }
+			return documented(cmd, &output, document, func() (err error) {
+				if run.stack, err = f.open(cmd, args, false); err != nil {
 					return err
 				}
-			}
-			return apply(cmd, stack, p)
+				if err := run.stack.OnlyInstalled(cmd.Context()); err != nil {
+					return err
+				}
+				if len(run.stack.Parts) == 0 {
+					return &profiler.Fault{What: "nothing of it is installed on " + run.stack.Cluster.Context, Fix: "kalypsoctl install"}
+				}
+				run.stack.RollBack = back
+				if run.plan, err = run.stack.Plan(cmd.Context()); err != nil {
+					return err
+				}
+				if err := printDiff(cmd.OutOrStdout(), run.plan); err != nil {
+					return fmt.Errorf("print the differences: %w", err)
+				}
+				if dryRun || !run.plan.Changes() {
+					return nil
+				}
+				if !yes {
+					if err := confirm(cmd, "Upgrade "+run.stack.Cluster.Context+"?"); err != nil {
+						return err
+					}
+				}
+				return apply(cmd, &run)
+			})
 		},
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
+	output.Register(fl)
 	f.register(fl)
 	f.cluster.registerTimeout(fl, 10*time.Minute, "how long one component may take (0: no limit)")
 	f.registerReset(fl)
+	fl.BoolVar(&back, "rollback-on-failure", false, "bring the releases of a wave that fails back to what they were")
 	fl.BoolVar(&dryRun, "dry-run", false, "show the differences and change nothing")
 	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	f.cluster.complete(cmd)

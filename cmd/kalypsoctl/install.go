@@ -148,6 +148,8 @@ func newInstallCommand() *cobra.Command {
 		dryRun bool
 		yes    bool
 		trust  bool
+		output cli.Output
+		run    installing
 	)
 	cmd := &cobra.Command{
 		Use:   "install [flags] [COMPONENT…]",
@@ -170,37 +172,39 @@ Exit code 3: it is installed, and something does not work.`,
 			if len(only) > 0 && len(args) > 0 {
 				return cli.Usage(cmd.CommandPath()+" "+strings.Join(args, " "), "components are named either as arguments or by --only")
 			}
-			if err := mayAsk(cmd, yes || dryRun); err != nil {
+			if err := errors.Join(output.Check(cmd), mayAsk(cmd, yes || dryRun)); err != nil {
 				return err
 			}
-			stack, err := f.open(cmd, append(args, only...), len(args) > 0)
-			if err != nil {
-				return err
-			}
-			p, err := stack.Plan(cmd.Context())
-			if err != nil {
-				return err
-			}
-			out := cmd.OutOrStdout()
-			if err := printPlan(out, stack, p); err != nil {
-				return fmt.Errorf("print the plan: %w", err)
-			}
-			if dryRun {
-				return nil
-			}
-			if p.Changes() && !yes {
-				if err := confirm(cmd, "Continue?"); err != nil {
+			run.dryRun = dryRun
+			document := func(err error) any { return run.report(cmd.Context(), "kalypso.install/v1", err) }
+			return documented(cmd, &output, document, func() (err error) {
+				if run.stack, err = f.open(cmd, append(args, only...), len(args) > 0); err != nil {
 					return err
 				}
-			}
-			if err := apply(cmd, stack, p); err != nil || trust {
-				return err
-			}
-			return proveInstalled(cmd, stack.Cluster)
+				if run.plan, err = run.stack.Plan(cmd.Context()); err != nil {
+					return err
+				}
+				if err := printPlan(cmd.OutOrStdout(), run.stack, run.plan); err != nil {
+					return fmt.Errorf("print the plan: %w", err)
+				}
+				if dryRun {
+					return nil
+				}
+				if run.plan.Changes() && !yes {
+					if err := confirm(cmd, "Continue?"); err != nil {
+						return err
+					}
+				}
+				if err := apply(cmd, &run); err != nil || trust {
+					return err
+				}
+				return proveInstalled(cmd, &run)
+			})
 		},
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
+	output.Register(fl)
 	f.register(fl)
 	f.cluster.registerTimeout(fl, 10*time.Minute, "how long one component may take (0: no limit)")
 	fl.StringSliceVar(&only, "only", nil, "these `COMPONENT`s and not what they need")
@@ -214,8 +218,8 @@ Exit code 3: it is installed, and something does not work.`,
 }
 
 // apply does what the plan says and tells of it.
-func apply(cmd *cobra.Command, stack *install.Stack, p *install.Plan) error {
-	started := time.Now()
+func apply(cmd *cobra.Command, run *installing) error {
+	stack, p, started := run.stack, run.plan, time.Now()
 	var names []string
 	for _, step := range p.Steps() {
 		names = append(names, step.Name)
@@ -224,11 +228,14 @@ func apply(cmd *cobra.Command, stack *install.Stack, p *install.Plan) error {
 	forget := context.AfterFunc(cmd.Context(), func() {
 		show.say("Interrupted: what is being sent is finished first; ^C again ends at once.")
 	})
-	err := stack.Apply(cmd.Context(), p, show.event)
+	err := stack.Apply(cmd.Context(), p, func(e install.Event) {
+		run.states.note(e)
+		show.event(e)
+	})
 	forget()
 	show.end()
 	if err != nil {
-		goesOn(cmd, err)
+		goesOn(cmd, stack, err)
 		return waited(err)
 	}
 	what := "Ready in " + kube.Age(time.Since(started)) + "."
@@ -242,12 +249,15 @@ func apply(cmd *cobra.Command, stack *install.Stack, p *install.Plan) error {
 }
 
 // goesOn tells that nothing is lost.
-func goesOn(cmd *cobra.Command, err error) {
-	what := "Not finished."
-	if cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
+func goesOn(cmd *cobra.Command, stack *install.Stack, err error) {
+	what, stays := "Not finished.", "What was installed stays"
+	switch {
+	case cmd.Context().Err() != nil && errors.Is(err, context.Canceled):
 		what = "Interrupted."
+	case stack.RollBack:
+		stays = "What was rolled back is as it was before, what came earlier stays"
 	}
-	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "\n%s What was installed stays; %s again goes on from there.\n", what, cmd.CommandPath())
+	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "\n%s %s; %s again goes on from there.\n", what, stays, cmd.CommandPath())
 }
 
 // waited makes a timeout one that ends with its exit code.

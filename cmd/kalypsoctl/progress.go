@@ -165,6 +165,8 @@ func (p *progress) line(r *row) string {
 		mark, took, detail = "✓", "unchanged", ""
 	case install.Failed:
 		mark = "✗"
+	case install.RolledBack:
+		mark = "!"
 	case install.Stopped:
 		mark, detail = "!", "stopped"
 	case install.Sending:

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,11 +22,13 @@ type clusterFlags struct {
 	kubeconfig string
 	context    string
 	timeout    time.Duration // zero is no limit
+	verbose    bool
 }
 
 func (f *clusterFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.context, "context", "", "context of the kubeconfig (the current one)")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "`FILE` that says how to reach clusters ($KUBECONFIG, ~/.kube/config)")
+	flags.BoolVarP(&f.verbose, "verbose", "v", false, "print each request to the API server, on standard error")
 }
 
 // registerTimeout is for verbs that wait.
@@ -40,7 +44,13 @@ func (f *clusterFlags) complete(cmd *cobra.Command) {
 }
 
 func (f *clusterFlags) config() kube.Config {
-	return kube.Config{Kubeconfig: f.kubeconfig, Context: f.context}
+	c := kube.Config{Kubeconfig: f.kubeconfig, Context: f.context}
+	if f.verbose {
+		c.Said = func(method, path, answer string, took time.Duration) {
+			_, _ = fmt.Fprintf(os.Stderr, "%s  %-6s %s  %s  %d ms\n", time.Now().UTC().Format(time.RFC3339), method, path, answer, took.Milliseconds())
+		}
+	}
+	return c
 }
 
 // connect reaches the cluster, and refuses one that is too old for the stack.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/install"
@@ -22,6 +24,8 @@ func newUninstallCommand() *cobra.Command {
 		o      install.RemoveOptions
 		yes    bool
 		dryRun bool
+		output cli.Output
+		run    removing
 	)
 	cmd := &cobra.Command{
 		Use:   "uninstall [flags] [COMPONENT…]",
@@ -39,11 +43,7 @@ it.`,
 			if err := known(cmd, args); err != nil {
 				return err
 			}
-			if err := mayAsk(cmd, yes || dryRun); err != nil {
-				return err
-			}
-			cluster, err := f.connect(cmd.Context())
-			if err != nil {
+			if err := errors.Join(output.Check(cmd), mayAsk(cmd, yes || dryRun)); err != nil {
 				return err
 			}
 			if len(args) == 0 {
@@ -53,27 +53,36 @@ it.`,
 			if o.Timeout <= 0 {
 				o.Timeout = forever
 			}
-			stack := &install.Stack{Cluster: cluster, Timeout: o.Timeout}
-			r, err := stack.PlanRemoval(cmd.Context(), args, o)
-			if err != nil {
-				return err
-			}
-			if err := printRemoval(cmd.OutOrStdout(), cluster, r, o); err != nil {
-				return fmt.Errorf("print the plan: %w", err)
-			}
-			if dryRun {
-				return nil
-			}
-			if !yes {
-				if err := confirm(cmd, "Remove this from "+cluster.Context+"?"); err != nil {
+			run.dryRun = dryRun
+			document := func(err error) any { return run.report(cmd.Context(), err) }
+			return documented(cmd, &output, document, func() error {
+				cluster, err := f.connect(cmd.Context())
+				if err != nil {
 					return err
 				}
-			}
-			return remove(cmd, stack, r)
+				run.context = cluster.Context
+				stack := &install.Stack{Cluster: cluster, Timeout: o.Timeout}
+				if run.removal, err = stack.PlanRemoval(cmd.Context(), args, o); err != nil {
+					return err
+				}
+				if err := printRemoval(cmd.OutOrStdout(), cluster, run.removal, o); err != nil {
+					return fmt.Errorf("print the plan: %w", err)
+				}
+				if dryRun {
+					return nil
+				}
+				if !yes {
+					if err := confirm(cmd, "Remove this from "+cluster.Context+"?"); err != nil {
+						return err
+					}
+				}
+				return remove(cmd, stack, &run)
+			})
 		},
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
+	output.Register(fl)
 	fl.BoolVar(&o.Data, "delete-data", false, "volumes too, and credentials: all metrics, logs, traces, profiles")
 	fl.BoolVar(&o.CRDs, "delete-crds", false, "custom resource definitions too, and all objects of these kinds")
 	f.register(fl)
@@ -118,8 +127,8 @@ func stays(deleted bool) string {
 }
 
 // remove does what was agreed to and tells what is left.
-func remove(cmd *cobra.Command, stack *install.Stack, r *install.Removal) error {
-	started := time.Now()
+func remove(cmd *cobra.Command, stack *install.Stack, run *removing) error {
+	started, r := time.Now(), run.removal
 	var names []string
 	for _, wave := range r.Waves {
 		for _, gone := range wave {
@@ -128,7 +137,11 @@ func remove(cmd *cobra.Command, stack *install.Stack, r *install.Removal) error 
 	}
 	out := cmd.OutOrStdout()
 	show := newProgress(out, names)
-	left, err := stack.Remove(cmd.Context(), r, show.event)
+	left, err := stack.Remove(cmd.Context(), r, func(e install.Event) {
+		run.states.note(e)
+		show.event(e)
+	})
+	run.left = left
 	show.end()
 	if err != nil {
 		_, _ = fmt.Fprintf(out, "\nNot finished. %s again goes on from here.\n", cmd.CommandPath())

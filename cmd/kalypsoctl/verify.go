@@ -160,8 +160,8 @@ func (p *proof) only(ids []string) error {
 }
 
 // proveInstalled runs the proofs of what is installed, at the end of install.
-func proveInstalled(cmd *cobra.Command, cluster *kube.Cluster) error {
-	ctx, out := cmd.Context(), cmd.OutOrStdout()
+func proveInstalled(cmd *cobra.Command, run *installing) error {
+	ctx, out, cluster := cmd.Context(), cmd.OutOrStdout(), run.stack.Cluster
 	installed, err := verify.Installed(ctx, cluster.Client, component.All())
 	if err != nil {
 		return err
@@ -173,6 +173,7 @@ func proveInstalled(cmd *cobra.Command, cluster *kube.Cluster) error {
 	if len(p.checks) == 0 {
 		return nil
 	}
+	run.proof = p
 	if _, err := fmt.Fprintln(out, "\nProof"); err != nil {
 		return fmt.Errorf("print the proofs: %w", err)
 	}

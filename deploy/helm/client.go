@@ -298,6 +298,16 @@ func (c *Client) deleteGone(before []*release.Release, now *release.Release) err
 	return nil
 }
 
+// RollBack makes a release what an earlier revision of it was. What is being sent
+// is finished when ctx ends.
+func (c *Client) RollBack(ctx context.Context, name string, revision int, timeout time.Duration) error {
+	return c.finish(ctx, func() error {
+		back := action.NewRollback(c.cfg)
+		back.Version, back.Timeout, back.MaxHistory, back.CleanupOnFail = revision, timeout, historyLimit, true
+		return back.Run(name)
+	})
+}
+
 // Uninstall deletes a release and its objects, but for CRDs, with which every
 // object of their kinds would go, and those that its chart says to keep. One that
 // is not there is no error.

@@ -76,6 +76,9 @@ func (s *Stack) Apply(ctx context.Context, p *Plan, report func(Event)) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			if s.RollBack {
+				s.rollBack(ctx, wave, report)
+			}
 			return err
 		}
 	}
@@ -151,15 +154,18 @@ func (s *Stack) bring(ctx context.Context, step *Step, say func(State, string)) 
 			return err
 		}
 	}
-	err := s.Cluster.WaitReady(ctx, refs(step), func(p kube.Progress) {
+	if err := s.wait(ctx, refsOf(slices.Concat(step.Manifests.CRDs, step.Manifests.Objects), step.Namespace), say); err != nil {
+		return err
+	}
+	return s.admit(ctx, step, say)
+}
+
+func (s *Stack) wait(ctx context.Context, refs []kube.Ref, say func(State, string)) error {
+	return s.Cluster.WaitReady(ctx, refs, func(p kube.Progress) {
 		if p.Ready < p.Total {
 			say(Starting, p.String())
 		}
 	})
-	if err != nil {
-		return err
-	}
-	return s.admit(ctx, step, say)
 }
 
 // send has Helm apply a release, again while what has to let its objects in does
@@ -282,17 +288,17 @@ func oneLine(err error) string {
 	return text
 }
 
-// refs are the objects of a step whose readiness can be waited for.
-func refs(step *Step) []kube.Ref {
+// refsOf are the objects of a release whose readiness can be waited for.
+func refsOf(objects []helm.Object, namespace string) []kube.Ref {
 	var out []kube.Ref
-	for _, o := range slices.Concat(step.Manifests.CRDs, step.Manifests.Objects) {
+	for _, o := range objects {
 		r := kube.Ref{APIVersion: o.APIVersion, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}
 		switch o.Kind {
 		case crdKind, "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration", "APIService":
 			r.Namespace = ""
 		case "Deployment", "StatefulSet", "DaemonSet", "Job", "Pod", "PersistentVolumeClaim":
 			if r.Namespace == "" {
-				r.Namespace = step.Namespace
+				r.Namespace = namespace
 			}
 		default:
 			continue

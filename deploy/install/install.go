@@ -39,6 +39,7 @@ type Stack struct {
 	Adopt    []string      // components whose things are taken over from whoever made them
 	Reset    bool          // forget values that were given earlier
 	Store    bool          // the object store is somebody else's
+	RollBack bool          // a wave that fails
 	Timeout  time.Duration // for one component to be installed and get ready
 }
 
@@ -79,19 +80,37 @@ func (a Action) String() string {
 	return "unknown"
 }
 
+// Word is the word for programs.
+func (a Action) Word() string {
+	if a == Keep {
+		return "keep"
+	}
+	return a.String()
+}
+
 // State is how far a step is.
 type State uint8
 
-// The states of a step, in their order; it ends in one of the last four.
+// The states of a step, in their order; it ends in one of the last five.
 const (
 	Waiting  State = iota // for the waves before it
 	Sending               // its objects
 	Starting              // its objects are there, and not all are ready
 	Done
-	Kept    // it was as it should be, and is ready
-	Failed  // it cannot be brought about
-	Stopped // something else failed, or the run was interrupted
+	Kept       // it was as it should be, and is ready
+	Failed     // it cannot be brought about
+	Stopped    // something else failed, or the run was interrupted
+	RolledBack // it failed, and is as it was before
 )
+
+// String is the word for programs.
+func (s State) String() string {
+	words := [...]string{Waiting: "waiting", Sending: "sending", Starting: "starting", Done: "done", Kept: "kept", Failed: "failed", Stopped: "stopped", RolledBack: "rolled back"}
+	if int(s) < len(words) {
+		return words[s]
+	}
+	return "unknown"
+}
 
 // Event is that a step is in another state than before, or says something else.
 type Event struct {

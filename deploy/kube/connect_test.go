@@ -254,6 +254,22 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+func TestRequestsAreTold(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	ca := newAuthority(t)
+	url := ca.server(t, time.Now().Add(time.Hour), tls.NoClientCert, says("v1.33.4"))
+	file := kubeconfigFile(t, func(c *clientcmdapi.Config) {
+		c.Clusters["home"].Server, c.Clusters["home"].CertificateAuthorityData = url, ca.pem()
+	})
+	var said []string
+	_, err := Connect(context.Background(), Config{Kubeconfig: file, Said: func(method, path, answer string, _ time.Duration) {
+		said = append(said, method+" "+path+" "+answer)
+	}})
+	if err != nil || strings.Join(said, "; ") != "GET /version 200 OK" {
+		t.Errorf("said %q, %v", said, err)
+	}
+}
+
 func TestInterruptedIsNoFault(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	ctx, cancel := context.WithCancel(context.Background())

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strconv"
 	"time"
@@ -40,6 +41,9 @@ const answerLimit = 10 * time.Second
 type Config struct {
 	Kubeconfig string
 	Context    string
+	// Said, if not nil, is told of each request to the API server. It is called
+	// from several goroutines.
+	Said func(method, path, answer string, took time.Duration)
 }
 
 // Cluster is a cluster that has answered.
@@ -85,6 +89,9 @@ func Open(ctx context.Context, c Config) (*Cluster, error) {
 	k.rest.QPS = -1
 	k.rest.UserAgent = "kalypsoctl"
 	k.rest.WarningHandlerWithContext = rest.NoWarnings{}
+	if c.Said != nil {
+		k.rest.Wrap(func(next http.RoundTripper) http.RoundTripper { return &logged{next, c.Said} })
+	}
 	if err := cluster.clients(); err != nil {
 		return nil, k.fault(err)
 	}

@@ -10,6 +10,7 @@ package install
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -47,6 +48,7 @@ const (
 	expired     = 13
 	forbidden   = 15
 	foreign     = 20
+	noNode      = 21
 	interrupted = 130
 )
 
@@ -481,6 +483,74 @@ func TestHalfFailed(t *testing.T) {
 		b.kubectl(t, "", "-n", "pyroscope", "delete", "pod", "pyroscope-0", "--wait=false")
 	}
 	holds(t, b.run(t, done, values(cluster.Slow), "install", "--yes", "pyroscope"), "Ready in ")
+}
+
+// An upgrade that does not get ready is brought back: the StatefulSet's pod that
+// never got ready, too, which Kubernetes would leave.
+func TestRollBack(t *testing.T) {
+	b := newBench(t, "back")
+	b.run(t, done, "", "install", "--yes", "--profile", "small", "pyroscope")
+	settings := "pyroscope:\n  pyroscope: {pyroscope: {podAnnotations: " + outcome(cluster.ImageNotFound) + "}}\n"
+	text := b.run(t, failed, settings, "upgrade", "--yes", "--rollback-on-failure", "pyroscope")
+	t.Log(text)
+	holds(t, text, "pyroscope-0", "as it was before: chart", "What was rolled back is as it was before")
+	if got := b.releases(t)["pyroscope/kalypso-pyroscope"]; got != "deployed 3" {
+		t.Errorf("the release is %q", got)
+	}
+	holds(t, b.run(t, done, "", "status"), ": healthy")
+	holds(t, b.run(t, done, "", "install", "--yes", "pyroscope"), "Nothing to do")
+}
+
+// document reads what a verb prints for programs, after what it says on the way.
+func document(t *testing.T, text string) map[string]any {
+	t.Helper()
+	from := strings.Index(text, "{\n")
+	if from < 0 {
+		t.Fatalf("no document in:\n%s", text)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal([]byte(text[from:]), &doc); err != nil {
+		t.Fatalf("%v in:\n%s", err, text)
+	}
+	return doc
+}
+
+// Verbs that change a cluster tell programs what they did, and why they did not.
+func TestDocuments(t *testing.T) {
+	b := newBench(t, "documents")
+	for _, tt := range []struct {
+		code         int
+		args         string
+		schema, ends string
+		states       string // of components
+		more         string // JSON that the document has
+	}{
+		{done, "install --yes --profile small -o json --dry-run tempo minio", "kalypso.install/v1", "planned", "<nil> <nil>", `"action": "install"`},
+		{done, "install --yes --profile small -o json --only tempo,minio", "kalypso.install/v1", "done", "done done", `"new_secrets": [`},
+		{done, "install --yes -o json --only tempo,minio", "kalypso.install/v1", "done", "kept kept", `"action": "keep"`},
+		{done, "diff -o json tempo --set tempo.tempo.replicas=2", "kalypso.diff/v1", "", "<nil>", `"change": "changed"`},
+		{noNode, "upgrade --yes -o json tempo --set tempo.tempo.tempo.resources.requests.memory=900Gi --set tempo.tempo.tempo.resources.limits.memory=900Gi", "kalypso.upgrade/v1", "failed", "failed", `no node takes it`},
+		{done, "uninstall --yes -o json tempo", "kalypso.uninstall/v1", "done", "done", `"wave": 1`},
+	} {
+		text := b.run(t, tt.code, "", strings.Fields(tt.args)...)
+		doc := document(t, text)
+		var states []string
+		for _, c := range doc["components"].([]any) {
+			states = append(states, fmt.Sprint(c.(map[string]any)["state"]))
+		}
+		if doc["schema"] != tt.schema || tt.ends != "" && doc["result"] != tt.ends || strings.Join(states, " ") != tt.states || !strings.Contains(text, tt.more) {
+			t.Errorf("%s: %v, %v, %v, want %q:\n%s", tt.args, doc["schema"], doc["result"], states, tt.more, text)
+		}
+	}
+}
+
+// Before Argo CD takes over: what would it change?
+func TestArgoCheck(t *testing.T) {
+	b := newBench(t, "argo")
+	holds(t, b.run(t, failed, "", "argocd", "--check", "--profile", "small"), "installed nothing", "argocd app diff")
+	b.run(t, done, "", "install", "--yes", "--profile", "small", "--set", "tempo.tempo.replicas=2", "--only", "tempo")
+	holds(t, b.run(t, changes, "", "argocd", "--check", "--profile", "small"), "StatefulSet tempo", "-  replicas: 2")
+	holds(t, b.run(t, done, "", "argocd", "--check", "--profile", "small", "--set", "tempo.tempo.replicas=2"), "Argo CD would change nothing")
 }
 
 // Each kubeconfig leads to its own cluster, alone or joined to another.
