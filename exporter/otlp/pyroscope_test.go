@@ -74,6 +74,9 @@ func TestRealPyroscope(t *testing.T) {
 				t.Errorf("%d ns, want %d", got, want)
 			}
 		})
+		t.Run("pods that have rates of their own add up to CPU time", func(t *testing.T) {
+			realRates(t, server, sender(t, p, c), name)
+		})
 		t.Run("a window is charged what we reckon", func(t *testing.T) {
 			realCharge(t, server, sender(t, p, c))
 		})
@@ -163,6 +166,34 @@ func realShop(t *testing.T, server *pyroscopetest.Server, s exporter.Sender, nam
 	// People look by the short names, in every combination.
 	if got := total(server.Profile(fmt.Sprintf(`{namespace="shop",pod="checkout-7d9f",container="server",node="node-1",service_namespace="shop",service_name="checkout-%s"}`, name))); got != int64(time.Second) {
 		t.Errorf("by short names: %d ns, want 1 s", got)
+	}
+}
+
+// realRates pushes two pods of one service at different rates, and one of them at
+// another rate later.
+func realRates(t *testing.T, server *pyroscopetest.Server, s exporter.Sender, name string) {
+	start := time.Now().Add(-30 * time.Second)
+	var profiles []*profiler.Profile
+	var want int64
+	for i, r := range []struct {
+		pod string
+		hz  int
+	}{{"a", 97}, {"b", 20}, {"b", 97}} {
+		p := shop(start.Add(time.Duration(i) * 5 * time.Second))[1]
+		p.Frequency = r.hz
+		p.Workload = &profiler.Workload{Attributes: []profiler.Attribute{
+			{Key: "k8s.pod.name", Value: r.pod}, {Key: "service.name", Value: "rates-" + name},
+		}}
+		profiles = append(profiles, p)
+		want += 3 * p.Period().Nanoseconds()
+	}
+	for _, r := range encode(t, EncoderConfig{}, profiles) {
+		if _, err := s.Send(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := total(server.Profile(fmt.Sprintf(`{service_name="rates-%s"}`, name))); got != want {
+		t.Errorf("%d ns of CPU time, want %d", got, want)
 	}
 }
 
