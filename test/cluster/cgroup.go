@@ -48,6 +48,13 @@ func hierarchies() ([]hierarchy, error) {
 	return all, nil
 }
 
+// The weight of a cluster is that of ten busy processes outside of any cgroup: it
+// stands for machines of its own, which what else runs here would not starve.
+const (
+	sharesV1 = "10240"
+	weightV2 = "1000"
+)
+
 // makeGroup makes a cluster's cgroup and one in it, in every hierarchy, so that a
 // kubelet can be told to put its pods there.
 func makeGroup(all []hierarchy, cluster, name string) error {
@@ -79,6 +86,23 @@ func makeGroup(all []hierarchy, cluster, name string) error {
 					return err
 				}
 			}
+		}
+		if err := weigh(group); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// weigh gives a cluster its weight, where the hierarchy has the CPUs.
+func weigh(group string) error {
+	for file, weight := range map[string]string{"cpu.shares": sharesV1, "cpu.weight": weightV2} {
+		path := filepath.Join(group, file)
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(weight), 0); err != nil {
+			return err
 		}
 	}
 	return nil

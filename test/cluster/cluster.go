@@ -29,6 +29,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,6 +53,7 @@ type Options struct {
 	Simulated int
 	CPU       string                           // of each simulated node; "": 32
 	Memory    string                           // of each simulated node; "": 64Gi
+	Folders   []string                         // that each real node has to itself, besides Kubernetes's own
 	Log       func(format string, args ...any) // of slow steps; nil: nothing is said
 }
 
@@ -74,6 +76,9 @@ type Cluster struct {
 	closers []func()
 	waits   sync.WaitGroup
 	faults  chan error // a process of the cluster that ended by itself
+
+	mu   sync.Mutex
+	pids map[string]int // of processes, by name
 }
 
 // Require skips a test where there may be no clusters.
@@ -119,7 +124,7 @@ func Up(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{options: o, bin: bin, faults: make(chan error, 64)}
+	c := &Cluster{options: o, bin: bin, faults: make(chan error, 64), pids: map[string]int{}}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if err := c.up(ctx); err != nil {
@@ -170,7 +175,7 @@ func (c *Cluster) prepare() error {
 	if c.groups, err = hierarchies(); err != nil {
 		return err
 	}
-	if c.state, err = makeState(c.options.Name); err != nil {
+	if c.state, err = makeState(c.options.Name, c.folders()); err != nil {
 		return err
 	}
 	if c.guard, err = startGuard(c.state, c.groups); err != nil {
@@ -231,6 +236,21 @@ func (c *Cluster) Log(process string) string {
 		return err.Error()
 	}
 	return string(data)
+}
+
+// Pause stops a process of the cluster, named as for Log, where it is: it answers
+// nobody, and connections to it stay open. resume lets it go on.
+func (c *Cluster) Pause(process string) (resume func() error, err error) {
+	c.mu.Lock()
+	pid := c.pids[process]
+	c.mu.Unlock()
+	if pid == 0 {
+		return nil, fmt.Errorf("pause %s: there is no such process", process)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		return nil, fmt.Errorf("pause %s: %w", process, err)
+	}
+	return func() error { return syscall.Kill(pid, syscall.SIGCONT) }, nil
 }
 
 func (c *Cluster) logFile(process string) string {

@@ -322,7 +322,7 @@ func traces(t *testing.T, name string) []string {
 		}
 		others = others || s.IsDir()
 	}
-	for _, folder := range onNode {
+	for _, folder := range append(onNode, volumes) {
 		if _, err := os.Stat(folder); err == nil && !others {
 			found = append(found, folder)
 		}

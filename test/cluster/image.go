@@ -12,14 +12,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 )
 
-// Load makes an image of one static binary, which is its entry point, and gives it
-// to every real node. Pods must not ask for it to be pulled: give it a tag other
-// than latest, or imagePullPolicy Never.
-func (c *Cluster) Load(ctx context.Context, image, binary string) error {
+// Load makes an image of one binary, which is its entry point, and gives it to
+// every real node. A binary that is not static needs files, its loader and
+// libraries, which have the paths in the image that they have on this machine.
+// Pods must not ask for it to be pulled: give it a tag other than latest, or
+// imagePullPolicy Never.
+func (c *Cluster) Load(ctx context.Context, image, binary string, files ...string) error {
 	for _, p := range c.nodes {
-		if err := p.load(ctx, image, binary); err != nil {
+		if err := p.load(ctx, image, binary, files...); err != nil {
 			return err
 		}
 	}
@@ -43,9 +46,9 @@ func (c *Cluster) LoadArchive(ctx context.Context, path string) error {
 	return nil
 }
 
-func (p *place) load(ctx context.Context, image, binary string) error {
+func (p *place) load(ctx context.Context, image, binary string, files ...string) error {
 	var archive bytes.Buffer
-	if err := writeImage(&archive, image, binary); err != nil {
+	if err := writeImage(&archive, image, binary, files); err != nil {
 		return fmt.Errorf("make the image %s: %w", image, err)
 	}
 	if err := p.importImage(ctx, &archive); err != nil {
@@ -64,15 +67,23 @@ func (p *place) importImage(ctx context.Context, archive io.Reader) error {
 	return nil
 }
 
-// writeImage writes what "docker save" would: one layer with the binary in the
-// root and a /tmp.
-func writeImage(out io.Writer, image, binary string) error {
-	data, err := os.ReadFile(binary)
-	if err != nil {
-		return err
-	}
+// writeImage writes what "docker save" would: one layer with a /tmp, the binary
+// in the root, and files where they are on this machine.
+func writeImage(out io.Writer, image, binary string, files []string) error {
 	name := filepath.Base(binary)
-	layer, err := archive(entry{"tmp/", 0o1777, nil}, entry{name, 0o755, data})
+	entries := []entry{{"tmp/", 0o1777, nil}}
+	for i, from := range append([]string{binary}, files...) {
+		data, err := os.ReadFile(from)
+		if err != nil {
+			return err
+		}
+		to := name
+		if i > 0 {
+			to = strings.TrimPrefix(from, "/")
+		}
+		entries = append(entries, entry{to, 0o755, data})
+	}
+	layer, err := archive(entries...)
 	if err != nil {
 		return err
 	}

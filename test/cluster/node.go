@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 )
 
@@ -183,3 +184,34 @@ func (c *Cluster) kubeProxy(name string) object {
 		"conntrack": object{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
 	}
 }
+
+// Container is one that was made on a real node.
+type Container struct{ Node, Namespace, Pod, Name, ID string }
+
+// logLink is how a kubelet calls the link to a container's log.
+var logLink = regexp.MustCompile(`^([^_]+)_([^_]+)_(.+)-([0-9a-f]{64})\.log$`)
+
+// Containers are those of pods that there are on real nodes, sandboxes not among
+// them, by the links that kubelets make to their logs: they can be read while the
+// API server does not answer. A kubelet removes the link of one that ended and
+// was made again within a minute or two.
+func (c *Cluster) Containers() ([]Container, error) {
+	var all []Container
+	for _, p := range c.nodes {
+		links, err := os.ReadDir(c.NodePath(p.name, "/var/log/containers"))
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range links {
+			if m := logLink.FindStringSubmatch(l.Name()); m != nil {
+				all = append(all, Container{Node: p.name, Pod: m[1], Namespace: m[2], Name: m[3], ID: m[4]})
+			}
+		}
+	}
+	return all, nil
+}
+
+// NodePath is where a path in a folder that a real node has to itself is found on
+// this machine: below those that Kubernetes's own programs use (/run,
+// /var/lib/kubelet, /var/log/pods and so on) and Options.Folders.
+func (c *Cluster) NodePath(node, path string) string { return filepath.Join(c.state, node, path) }

@@ -39,7 +39,7 @@ func (c *Cluster) makePlace(ctx context.Context, name string) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = p.script(ctx, placeScript, c.state, name)
+	_, err = p.script(ctx, placeScript, append([]string{c.state, name}, c.folders()...)...)
 	return p, err
 }
 
@@ -88,6 +88,9 @@ func (c *Cluster) spawn(process string, command ...string) (pid int, err error) 
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start %s: %w", process, err)
 	}
+	c.mu.Lock()
+	c.pids[process] = cmd.Process.Pid
+	c.mu.Unlock()
 	c.waits.Go(func() {
 		err := cmd.Wait()
 		text := strings.TrimSpace(c.Log(process))

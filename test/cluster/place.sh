@@ -1,15 +1,16 @@
 #!/bin/sh
 # Makes the namespaces that it is started in look like a machine of its own:
-#   place.sh STATE NAME
+#   place.sh STATE NAME FOLDER...
 set -eu
 state=$1
 own=$1/$2
 hostname "$2"
+shift 2
 mount --make-rshared /
 # Where the controller manager's provisioner puts volumes: one folder for all
 # nodes, as a file system on the network would be.
 mount --bind "$state/volumes" /tmp/hostpath_pv
-for dir in /run /var/lib/kubelet /var/lib/containerd /var/log/pods /var/log/containers /etc/cni/net.d /etc/kubernetes; do
+for dir; do
 	mkdir -p "$own$dir"
 	mount --bind "$own$dir" "$dir"
 done

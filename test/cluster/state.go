@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,16 +20,21 @@ import (
 // machine.
 func root() string { return filepath.Join(os.TempDir(), "kalypso-test-cluster") }
 
-// onNode are the folders that agents expect on a node. In each place they are
-// bind mounts, which need a folder on the machine to be mounted on.
+// onNode are the folders of a node that what runs on it shares. In each place they
+// are bind mounts, which need a folder on the machine to be mounted on.
 var onNode = []string{
 	"/run", "/var/lib/kubelet", "/var/lib/containerd", "/var/log/pods", "/var/log/containers", "/etc/cni/net.d", "/etc/kubernetes",
-	"/tmp/hostpath_pv",
 }
 
-// makeState makes the folder of a cluster, and those of onNode that the machine
+// volumes is where the controller manager's provisioner puts volumes.
+const volumes = "/tmp/hostpath_pv"
+
+// folders are those that each place has to itself.
+func (c *Cluster) folders() []string { return slices.Concat(onNode, c.options.Folders) }
+
+// makeState makes the folder of a cluster, and those of others that the machine
 // does not have. The guard of the last cluster removes these.
-func makeState(name string) (string, error) {
+func makeState(name string, others []string) (string, error) {
 	for {
 		if err := os.MkdirAll(root(), 0o755); err != nil {
 			return "", err
@@ -54,19 +60,19 @@ func makeState(name string) (string, error) {
 				return "", err
 			}
 		}
-		return state, makeFolders()
+		return state, makeFolders(append(others, volumes))
 	}
 }
 
-// makeFolders makes those of onNode that are missing and adds each to the list of
-// what was made, parents first.
-func makeFolders() error {
+// makeFolders makes folders that are missing and adds each to the list of what was
+// made, parents first.
+func makeFolders(folders []string) error {
 	list, err := os.OpenFile(filepath.Join(root(), "made"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer list.Close()
-	for _, folder := range onNode {
+	for _, folder := range folders {
 		for i := range folder {
 			part := folder[:i]
 			if i+1 == len(folder) {
