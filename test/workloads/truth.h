@@ -81,6 +81,10 @@ static inline __attribute__((always_inline)) uint64_t work(uint64_t x)
 	return x;
 }
 
+/* The mean CPU time of a round. A recording that is short, of a program that gets
+ * a part of a CPU, begins and ends in the middle of rounds that are long. */
+static uint64_t plan_round_ns = 500000000u;
+
 static inline struct plan plan_60_30_10(double seconds)
 {
 	struct plan p;
@@ -108,7 +112,7 @@ static inline int plan_turn(struct plan *p, uint64_t *ns)
 		if ((double)p->planned_ns >= p->seconds * 1e9)
 			return -1;
 		p->random = p->random * 6364136223846793005u + 1442695040888963407u;
-		p->round_ns = 400000000u + (p->random >> 33) % 200000000u;
+		p->round_ns = plan_round_ns * 4 / 5 + (p->random >> 33) % (plan_round_ns * 2 / 5);
 		p->planned_ns += p->round_ns;
 	}
 	double due = (double)p->planned_ns * p->share[b] - (double)p->used_ns[b];
@@ -117,8 +121,9 @@ static inline int plan_turn(struct plan *p, uint64_t *ns)
 	return b;
 }
 
-/* Options that every workload takes: -seconds N, and -unlink, which removes
- * the running executable. Returns the first other argument. */
+/* Options that every workload takes: -seconds N; -round MS, of those with a plan;
+ * and -unlink, which removes the running executable. Returns the first other
+ * argument. */
 static inline const char *plan_options(int argc, char **argv, double *seconds)
 {
 	const char *other = NULL;
@@ -127,6 +132,8 @@ static inline const char *plan_options(int argc, char **argv, double *seconds)
 	for (int i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "-seconds") && i + 1 < argc) {
 			*seconds = atof(argv[++i]);
+		} else if (!strcmp(argv[i], "-round") && i + 1 < argc) {
+			plan_round_ns = strtoul(argv[++i], NULL, 10) * 1000000u;
 		} else if (!strcmp(argv[i], "-unlink")) {
 			if (unlink(argv[0])) {
 				perror(argv[0]);
