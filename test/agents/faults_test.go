@@ -1,0 +1,109 @@
+package agents
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// span is from one moment to another.
+type span struct{ from, to time.Time }
+
+func (s span) touches(from, to time.Time) bool { return from.Before(s.to) && to.After(s.from) }
+
+// away is how long nobody answers.
+const away = time.Minute
+
+// outage has the API server and the kubelet of node-2 answer nobody, and ends the
+// agent of node-1, which its kubelet starts again meanwhile.
+func (b *bench) outage(t *testing.T) span {
+	t.Helper()
+	began := time.Now()
+	var resume []func() error
+	for _, process := range []string{"kube-apiserver", "kubelet-node-2"} {
+		again, err := b.Pause(process)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resume = append(resume, again)
+	}
+	before := b.truth.agents()[0]
+	b.terminate(t, before.ID)
+	b.until(t, "the agent of node-1 is started again", func(context.Context) error {
+		now := b.truth.agents()
+		if len(now) != 2 || now[0].ID == before.ID {
+			return fmt.Errorf("agents are %v", now)
+		}
+		return nil
+	})
+	t.Logf("without an API server the agent was started again after %s", time.Since(began).Round(time.Second))
+	b.pass(t, away-time.Since(began))
+	for _, again := range resume {
+		if err := again(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.until(t, "nodes and pods are ready", func(ctx context.Context) error {
+		if _, err := b.Kubectl(ctx, "", "wait", "--timeout=1s", "--for=condition=Ready", "nodes", "--all"); err != nil {
+			return err
+		}
+		_, err := b.Kubectl(ctx, "", "-n", "kalypso", "wait", "--timeout=1s", "--for=condition=Ready", "pods", "--all")
+		return err
+	})
+	learnt := time.Now()
+	t.Logf("all is well %s after it began", learnt.Sub(began).Round(time.Second))
+	return span{began, learnt}
+}
+
+// terminate ends an agent as a kubelet does.
+func (b *bench) terminate(t *testing.T, id string) {
+	t.Helper()
+	for _, pid := range running(id) {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// drain moves what it can from node-2 to node-1 and lets node-2 have pods again.
+func (b *bench) drain(t *testing.T) span {
+	t.Helper()
+	began := time.Now()
+	b.kubectl(t, "drain", "node-2", "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout="+limit.String())
+	b.until(t, "both pods of checkout are on node-1", func(ctx context.Context) error {
+		list, err := b.Client.CoreV1().Pods("shop").List(ctx, metav1.ListOptions{LabelSelector: "app=checkout"})
+		if err != nil {
+			return err
+		}
+		var where []string
+		for _, p := range list.Items {
+			if p.DeletionTimestamp == nil {
+				where = append(where, p.Spec.NodeName+" "+string(p.Status.Phase))
+			}
+		}
+		if want := "node-1 " + string(corev1.PodRunning); strings.Join(where, ",") != want+","+want {
+			return fmt.Errorf("they are %v", where)
+		}
+		return nil
+	})
+	b.kubectl(t, "uncordon", "node-2")
+	return span{began, time.Now()}
+}
+
+// end uninstalls the agents and waits until each has said what it did.
+func (b *bench) end(t *testing.T) {
+	t.Helper()
+	b.ctl(t, "uninstall", "agent", "--yes").code(t, 0)
+	b.until(t, "the agents have ended", func(context.Context) error {
+		if left := b.truth.agents(); len(left) > 0 {
+			return fmt.Errorf("%v are left", left)
+		}
+		return nil
+	})
+}
