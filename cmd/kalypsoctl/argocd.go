@@ -41,7 +41,7 @@ func newArgoCDCommand() *cobra.Command {
 		check bool
 	)
 	cmd := &cobra.Command{
-		Use:   "argocd --repo URL [flags]",
+		Use:   "argocd [flags]",
 		Short: "the stack for Argo CD: an AppProject and an ApplicationSet",
 		Long: `Write the stack down for Argo CD: an AppProject, and an ApplicationSet that brings
 one component after another, in the order of what they need (RollingSync). Commit

@@ -29,7 +29,12 @@ Without a term: which terms there are.`,
   kalypsoctl explain cap_syslog                       why does this check fail, and what to do?
   kalypsoctl explain                                  all terms`,
 		DisableFlagsInUseLine: true,
-		Args:                  cobra.MaximumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return cli.Usage(cmd.CommandPath()+" "+args[0], "explain takes one term, not %d", len(args))
+			}
+			return nil
+		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 			names, directive := completeComponents(cmd, args, typed)
 			return append(names, docs.Checks()...), directive

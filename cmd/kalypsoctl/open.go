@@ -100,6 +100,9 @@ func findPage(name string) *pageOf {
 }
 
 func (f *openFlags) run(cmd *cobra.Command, p pageOf) error {
+	if f.port < 0 || f.port > 65535 {
+		return cli.Usage(fmt.Sprintf("--port %d", p.local), "--port cannot be %d", f.port)
+	}
 	ctx := cmd.Context()
 	cluster, err := f.connect(ctx)
 	if err != nil {

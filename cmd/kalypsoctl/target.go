@@ -33,7 +33,27 @@ func (f *clusterFlags) register(flags *pflag.FlagSet) {
 
 // registerTimeout is for verbs that wait.
 func (f *clusterFlags) registerTimeout(flags *pflag.FlagSet, limit time.Duration, what string) {
-	flags.DurationVar(&f.timeout, "timeout", limit, what)
+	f.timeout = limit
+	flags.Var((*patience)(&f.timeout), "timeout", what)
+}
+
+// patience is how long something is waited for; 0 is for ever.
+type patience time.Duration
+
+// String is the duration as Go writes it.
+func (p *patience) String() string { return time.Duration(*p).String() }
+
+// Type has the flag look like any other of a duration.
+func (p *patience) Type() string { return "duration" }
+
+// Set refuses what no clock shows.
+func (p *patience) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err == nil && d < 0 {
+		err = errors.New("it is negative")
+	}
+	*p = patience(d)
+	return err
 }
 
 // complete completes the names of contexts.

@@ -21,6 +21,9 @@ func FlagError(cmd *cobra.Command, err error) error {
 		return Wrong(flagFault(cmd, err))
 	}
 	name := missing.GetSpecifiedName()
+	if !cmd.HasParent() && (name == "version" || name == "v") {
+		fix = cmd.CommandPath() + " version"
+	}
 	if missing.GetSpecifiedShortnames() != "" {
 		return Usage(fix, "%s has no flag -%s", cmd.CommandPath(), name)
 	}
@@ -52,6 +55,9 @@ func flagFault(cmd *cobra.Command, err error) *profiler.Fault {
 	fault := &profiler.Fault{What: fmt.Sprintf("%s cannot be %q", name, value), Why: errors.Unwrap(err), Fix: HelpOf(cmd)}
 	switch flag.Value.Type() {
 	case "duration":
+		if _, err := time.ParseDuration(value); err == nil {
+			return fault // it is one, and this flag takes no such
+		}
 		fault.Why, fault.Fix = errors.New("a duration is a number and its unit: 500ms, 10s, 5m, 1h"), name+" 10s"
 		if _, err := time.ParseDuration(value + "s"); err == nil {
 			fault.Fix = name + " " + value + "s"
@@ -64,8 +70,11 @@ func flagFault(cmd *cobra.Command, err error) *profiler.Fault {
 		case "no", "n", "off":
 			fault.Fix = name + "=false"
 		}
-	case "int":
-		fault.Why, fault.Fix = errors.New("it takes a whole number"), name+" "+flag.DefValue+" is the default"
+	case "int", "int64":
+		fault.Why = errors.New("it takes a whole number")
+		if flag.DefValue != "0" {
+			fault.Fix = name + " " + flag.DefValue + " is the default"
+		}
 	}
 	return fault
 }
