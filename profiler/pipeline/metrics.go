@@ -56,7 +56,7 @@ func (m *Metrics) List() []telemetry.Metric {
 		m.counter("kalypso_agent_samples_total", "{sample}", "Samples in profiles that were handed to the exporters.", func() float64 { return float64(m.stats.Samples) }),
 		m.counter("kalypso_agent_samples_lost_total", "{sample}", "Samples that were taken and are in no profile: the ring buffer was full, or a record could not be read.", func() float64 { return float64(m.stats.Lost) }),
 		m.counter("kalypso_agent_samples_filtered_total", "{sample}", "Samples of workloads that the settings or their annotations leave out, and those that a rate of their own takes away.", func() float64 { return float64(m.stats.Filtered) }),
-		m.counter("kalypso_agent_samples_filtered_early_total", "{sample}", "Of the filtered samples, those that were left out in the kernel, before their stack was walked.", func() float64 { return float64(m.kernel.Filtered) }),
+		m.counter("kalypso_agent_samples_filtered_early_total", "{sample}", "Of the filtered samples, those that were left out in the kernel, before their stack was walked.", func() float64 { return float64(m.stats.Early) }),
 		m.gauge("kalypso_agent_cgroups_filtered", "{cgroup}", "Cgroups whose samples are left out in the kernel, or taken at a rate of their own.", func() float64 { return float64(m.stats.LeftOut) }),
 		m.counter("kalypso_agent_samples_merged_total", "{sample}", "Samples that only added to a counter in the kernel, because their stack was known.", func() float64 { return float64(m.kernel.Merged) }),
 		m.counter("kalypso_agent_samples_uncounted_total", "{sample}", "Samples that travelled with their whole stack because the kernel's table of counters was full.", func() float64 { return float64(m.kernel.Uncounted) }),

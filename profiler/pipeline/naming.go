@@ -36,7 +36,7 @@ func (s *Service) nameAll() {
 // name names one segment, delivers it, and lets go of what nobody needs.
 func (s *Service) name(seg *segment) {
 	begin := time.Now()
-	s.who.settle(s.ticks.naming)
+	s.who.settle(s.ticks.naming, s.awaited)
 	s.mu.Lock()
 	keep := s.cfg.Keep
 	s.mu.Unlock()
@@ -76,6 +76,7 @@ func (s *Service) tally(seg *Segment, took time.Duration) {
 	}
 	st.Lost += seg.Lost
 	st.Filtered += seg.Filtered
+	st.Early += seg.Early
 	st.NamingTime += took
 	st.Workloads = len(seg.Profiles)
 	for _, p := range seg.Profiles {

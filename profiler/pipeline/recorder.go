@@ -136,6 +136,13 @@ func (s *Service) rate() int {
 	return s.memory.rate(hz)
 }
 
+// awaited says whether somebody records.
+func (s *Service) awaited() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.recording) > 0
+}
+
 // publish gives a named segment to the recordings that want it.
 func (s *Service) publish(seg Segment) {
 	most := s.memory.size() / recordingShare

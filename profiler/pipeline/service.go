@@ -69,6 +69,7 @@ type Segment struct {
 	Profiles  []*profiler.Profile
 	Lost      uint64 // samples that were taken and lost; they are in no profile
 	Filtered  uint64 // samples of processes that are not wanted, or not all wanted
+	Early     uint64 // of these, left out in the kernel
 }
 
 // Limits of a window: shorter ones are all overhead, longer ones are refused by
@@ -162,6 +163,7 @@ type ServiceStats struct {
 	Samples      uint64 // delivered in profiles
 	Lost         uint64
 	Filtered     uint64
+	Early        uint64 // of these, left out in the kernel
 	LeftOut      int // cgroups that are sampled less than others, or not at all
 	Workloads    int // in the last window
 	NamingTime   time.Duration
@@ -385,7 +387,7 @@ func (s *Service) hand(w *aggregate.Window, last bool) {
 	lost, filtered := s.lostSoFar()
 	s.segments <- &segment{Segment{
 		Seq: s.seq, Start: s.start, Duration: now.Sub(s.start), Frequency: s.hz, Last: last,
-		Lost: lost - s.lost, Filtered: filtered - s.filtered,
+		Lost: lost - s.lost, Filtered: filtered - s.filtered, Early: filtered - s.filtered,
 	}, w, s.selection.rates}
 	s.start, s.lost, s.filtered = now, lost, filtered
 	s.seq++

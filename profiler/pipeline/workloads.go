@@ -43,8 +43,15 @@ type identities struct {
 	byPID     map[profiler.PID]*identity // the newest of each
 	leaving   []profiler.PID             // ended; windows that hold samples of them may still be open
 	workloads map[string]known
-	cgroups   map[string]bool      // with a pod in their path, since the last clean-up
-	unsettled map[string]time.Time // those of them whose container is not known yet, and when they were met
+	cgroups   map[string]bool // with a pod in their path, since the last clean-up
+	unsettled map[string]meeting
+}
+
+// meeting is when a cgroup was met whose container is not known yet, and what was
+// known of its pod then.
+type meeting struct {
+	at      time.Time
+	podTold bool // of all its containers
 }
 
 // known is a workload and the container that it was made of.
@@ -66,7 +73,7 @@ func newIdentities(
 		host: host, node: node, service: service, labels: labels, pods: pods, parent: parent,
 		place:     new(workload.Hierarchies).PlaceOf,
 		processes: map[processKey]*identity{}, byPID: map[profiler.PID]*identity{},
-		workloads: map[string]known{}, cgroups: map[string]bool{}, unsettled: map[string]time.Time{},
+		workloads: map[string]known{}, cgroups: map[string]bool{}, unsettled: map[string]meeting{},
 	}
 }
 
@@ -96,10 +103,19 @@ func (x *identities) see(pid profiler.PID, comm string) {
 	x.meet(cgroup)
 }
 
-// patience is how long a container may be unknown before its samples are named
-// without it. Kubernetes tells of a container about a second after its start; one
-// that it will never tell of is waited for once.
-const patience = 3 * time.Second
+// patience is how long a container of a known pod may be unknown before its
+// samples are named without it. Kubernetes tells of a container about a second
+// after its start, on a busy node after some; of a pod's sandbox it never does,
+// which is known once it has told of all others.
+//
+// strangers is the same for a pod that is not known: Kubernetes tells of a pod
+// before its first container is made, so that it is another node's. hurry is how
+// long is waited at most where somebody waits for the window.
+const (
+	patience  = 10 * time.Second
+	strangers = 2 * time.Second
+	hurry     = time.Second
+)
 
 // meet notes a container in a pod that is not known yet, and has it asked for.
 func (x *identities) meet(cgroup string) {
@@ -111,14 +127,15 @@ func (x *identities) meet(cgroup string) {
 	}
 	x.cgroups[cgroup] = true
 	if c, ok := x.pods.Find(cgroup); !ok || c.Name == "" {
-		x.unsettled[cgroup] = time.Now()
+		x.unsettled[cgroup] = meeting{time.Now(), ok && c.Pod.Told}
 		x.pods.Want()
 	}
 }
 
 // settle waits until the containers that were met so far are known, or have been
-// unknown for long. It calls tick while it waits.
-func (x *identities) settle(tick func()) {
+// unknown for long. It calls tick while it waits, and does not wait long where
+// awaited says that somebody else does.
+func (x *identities) settle(tick func(), awaited func() bool) {
 	if x.pods == nil {
 		return
 	}
@@ -126,12 +143,12 @@ func (x *identities) settle(tick func()) {
 	for {
 		changed := x.pods.Changed()
 		left := x.waitFor(begin, time.Now())
-		if left <= 0 {
+		if left <= 0 || awaited() && time.Since(begin) >= hurry {
 			return
 		}
 		x.pods.Want()
 		tick()
-		timer := time.NewTimer(left)
+		timer := time.NewTimer(min(left, hurry/4))
 		select {
 		case <-changed:
 		case <-timer.C:
@@ -146,12 +163,17 @@ func (x *identities) waitFor(begin, now time.Time) (left time.Duration) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for cgroup, met := range x.unsettled {
-		if met.After(begin) {
+		if met.at.After(begin) {
 			continue
 		}
 		c, ok := x.pods.Find(cgroup)
-		patient := patience - now.Sub(met)
-		if ok && c.Name != "" || patient <= 0 {
+		patient := strangers - now.Sub(met.at)
+		sandbox := false
+		if ok {
+			patient = patience - now.Sub(met.at)
+			sandbox = c.Pod.Told && !met.podTold
+		}
+		if ok && c.Name != "" || sandbox || patient <= 0 {
 			delete(x.unsettled, cgroup)
 			continue
 		}

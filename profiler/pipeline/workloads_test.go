@@ -241,7 +241,8 @@ func TestSettle(t *testing.T) {
 	pods := workload.NewPods()
 	pods.Set(podOf(""), time.Now())
 	x := newIdentities("box", "node-1", "", nil, pods, nil)
-	x.settle(func() { t.Error("it waits for nobody") })
+	nobody := func() bool { return false }
+	x.settle(func() { t.Error("it waits for nobody") }, nobody)
 	x.meet(inPod(testPod, mine))
 	x.meet("/docker/" + never) // in no pod: nobody will tell of it
 	select {
@@ -252,7 +253,7 @@ func TestSettle(t *testing.T) {
 	begin := time.Now()
 	x.settle(func() { // it waits: now it is told
 		pods.Set(podOf(mine), time.Now())
-	})
+	}, nobody)
 	if took := time.Since(begin); took > patience/2 {
 		t.Errorf("it waited %s for a container that was told of at once", took)
 	}
@@ -261,11 +262,16 @@ func TestSettle(t *testing.T) {
 	}
 
 	x.meet(inPod(testPod, never))
+	begin = time.Now()
+	x.settle(func() {}, func() bool { return true })
+	if took := time.Since(begin); took < hurry || took > patience/2 {
+		t.Errorf("it waited %s though somebody waits", took)
+	}
 	now := time.Now()
 	if left := x.waitFor(now, now); left <= 0 || left > patience {
 		t.Errorf("it would wait %s", left)
 	}
-	if left := x.waitFor(now.Add(-time.Second), now); left > 0 {
+	if left := x.waitFor(begin.Add(-time.Second), now); left > 0 {
 		t.Errorf("it would wait %s for one that was met later", left)
 	}
 	if left := x.waitFor(now, now.Add(patience)); left > 0 {
@@ -274,5 +280,35 @@ func TestSettle(t *testing.T) {
 	x.meet(inPod(testPod, never))
 	if len(x.unsettled) != 0 {
 		t.Error("it would wait a second time")
+	}
+}
+
+// The first container of a pod that nobody tells of is its sandbox: it is not waited
+// for once the others are known. One that comes later was started again, and is.
+func TestSettleSandbox(t *testing.T) {
+	sandbox, mine, again := strings.Repeat("0", 64), strings.Repeat("1", 64), strings.Repeat("2", 64)
+	pods := workload.NewPods()
+	pods.Set(podOf(""), time.Now())
+	x := newIdentities("box", "node-1", "", nil, pods, nil)
+	x.meet(inPod(testPod, sandbox))
+	now := time.Now()
+	if left := x.waitFor(now, now); left <= strangers {
+		t.Errorf("it would wait %s while the pod has told of nothing", left)
+	}
+	told := podOf(mine)
+	told.Told = true
+	pods.Set(told, now)
+	if left := x.waitFor(now, now); left > 0 {
+		t.Errorf("it would wait %s for the sandbox of a pod that has told of all else", left)
+	}
+	x.meet(inPod(testPod, again))
+	if now = time.Now(); x.waitFor(now, now) <= 0 {
+		t.Error("it would not wait for a container that was started again")
+	}
+
+	x = newIdentities("box", "node-1", "", nil, workload.NewPods(), nil)
+	x.meet(inPod(testPod, mine))
+	if now = time.Now(); x.waitFor(now, now.Add(strangers)) > 0 {
+		t.Error("it would wait long for a container of another node")
 	}
 }
