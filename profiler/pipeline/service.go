@@ -164,8 +164,8 @@ type ServiceStats struct {
 	Lost         uint64
 	Filtered     uint64
 	Early        uint64 // of these, left out in the kernel
-	LeftOut      int // cgroups that are sampled less than others, or not at all
-	Workloads    int // in the last window
+	LeftOut      int    // cgroups that are sampled less than others, or not at all
+	Workloads    int    // in the last window
 	NamingTime   time.Duration
 	Memory       MemoryStats
 }
