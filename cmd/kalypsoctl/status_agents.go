@@ -174,7 +174,7 @@ func (f *fleet) writeTroubles(out io.Writer) error {
 		if errors.As(f.err, &fault) {
 			t.Fix = fault.Fix
 		}
-		return writeTrouble(out, "agents", t)
+		return writeTrouble(out, "agents: ", t)
 	}
 	var order []agents.Trouble
 	nodes := map[agents.Trouble][]string{}
@@ -188,13 +188,16 @@ func (f *fleet) writeTroubles(out io.Writer) error {
 	}
 	for i, t := range order {
 		if i == mostTroubles {
-			_, err := fmt.Fprintf(out, "\nand %s: kalypsoctl status -o json has all\n", plural(len(order)-i, "more of agents", "more of agents"))
+			_, err := fmt.Fprintf(out, "\nand %d more of agents: kalypsoctl status -o json has all\n", len(order)-i)
 			return err
 		}
 		on := nodes[t]
-		who := "agent on " + on[0]
-		if len(on) > 1 {
-			who = fmt.Sprintf("agents on %d nodes (%s, …)", len(on), on[0])
+		who := "agent on " + on[0] + ": "
+		switch {
+		case len(on) > 1:
+			who = fmt.Sprintf("agents on %d nodes (%s, …): ", len(on), on[0])
+		case strings.Contains(t.What, on[0]): // it does not answer
+			who = ""
 		}
 		if err := writeTrouble(out, who, t); err != nil {
 			return err
@@ -204,7 +207,7 @@ func (f *fleet) writeTroubles(out io.Writer) error {
 }
 
 func writeTrouble(out io.Writer, who string, t agents.Trouble) error {
-	text := fmt.Sprintf("\n%s: %s\n", who, t.What)
+	text := fmt.Sprintf("\n%s%s\n", who, t.What)
 	if t.Fix != "" {
 		text += fmt.Sprintf("fix: %s\n", t.Fix)
 	}

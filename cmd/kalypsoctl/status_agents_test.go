@@ -66,7 +66,7 @@ birch  97 Hz  0.6 %  187 MiB  0.01 %  98.1 %
 profiling quality: 98.1 % of stacks complete · 1.9 % truncated
   99.2 % of frames named · lost 0.01 %
 
-agent on fir: node fir has no agent: no pod of kalypso-agent is on it
+node fir has no agent: no pod of kalypso-agent is on it
 fix: kalypsoctl status
 
 agent on larch: it samples 23 times a second and not 97: its CPU budget of 1 % allows no more
