@@ -126,10 +126,10 @@ test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
 
 # Needs no root and no eBPF of this machine's: emulators run the kernels.
 .PHONY: test-kernels
-test-kernels: ## Linux 6.1 and 6.12 on amd64 and arm64, emulated
+test-kernels: ## Linux 6.1 and 6.12 on amd64 and arm64, emulated; KERNELFLAGS=-update writes the results
 	@scripts/setup test-kernels
 	@scripts/kernels bin/kernels
-	KALYPSO_KERNELS=$(CURDIR)/bin/kernels $(GO) test -count=1 -timeout 30m -v ./test/kernels/
+	KALYPSO_KERNELS=$(CURDIR)/bin/kernels $(GO) test -count=1 -timeout 60m -v ./test/kernels/ $(KERNELFLAGS)
 
 # A program writes them: Docker is not needed, and the same commit gives the same
 # bytes. The tag is what the charts ask for.

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -57,15 +58,11 @@ func machine(arch, kernel string) []string {
 	return []string{"qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", cpu, "-append", "console=ttyAMA0 panic=-1 loglevel=4"}
 }
 
-// compilers build for each architecture as its distributions do.
-var compilers = map[string][]string{
-	"amd64": {"gcc"},
-	"arm64": {"aarch64-linux-gnu-gcc", "-mbranch-protection=standard"},
-}
-
 // A workload is a program of test/workloads and what its recording must show.
 type workload struct {
 	name   string
+	title  string
+	arch   string              // the only one that it is for, or empty
 	shares map[string]string   // name in the truth: a function that only this branch runs
 	chains map[string][]string // by function: frames that must follow each other, root first
 	whole  float64             // of a branch's samples and of all that must reach the root, when not chainMin and wholeMin
@@ -93,15 +90,43 @@ func then(chain []string, names ...string) []string {
 
 var own = map[string]string{"hot_60": "hot_60", "hot_30": "hot_30", "hot_10": "hot_10"}
 
+var leaves = map[string]string{"hot_60": "leaf_60", "hot_30": "leaf_30", "hot_10": "leaf_10"}
+
+func leafChains() map[string][]string {
+	chains := map[string][]string{}
+	for _, n := range []string{"60", "30", "10"} {
+		chains["leaf_"+n] = []string{"_start", "*", "main", "run", "turn_" + n, "leaf_" + n}
+	}
+	return chains
+}
+
+const unnamed = "(anonymous namespace)::"
+
+func cxxLevels() []string {
+	names := []string{"_start", "*", "main", unnamed + "run"}
+	for i := 11; i >= 0; i-- {
+		names = append(names, fmt.Sprintf("%sLayer<%d>::step", unnamed, i))
+	}
+	return names
+}
+
+func rustLevels() []string {
+	names := []string{"_start", "*", "main", "*", "chain::run"}
+	for range 8 {
+		names = append(names, "<chain::Above<T> as chain::Step>::step")
+	}
+	return append(names, "<chain::Bottom as chain::Step>::step")
+}
+
 var workloads = []workload{
 	{
-		name: "chain", shares: own,
+		name: "chain", title: "C, 40 frames, static", shares: own,
 		chains: map[string][]string{
 			"hot_60": then(levels(), "hot_60"), "hot_30": then(levels(), "hot_30"), "hot_10": then(levels(), "hot_10"),
 		},
 	},
 	{
-		name:   "golang",
+		name: "golang", title: "Go",
 		shares: map[string]string{"hot60": "main.leaf60", "hot30": "main.inlinedInner", "hot10": "main.leaf10"},
 		chains: map[string][]string{
 			"main.leaf60":       then(goLevels(), "main.hot60", "main.leaf60"),
@@ -112,7 +137,7 @@ var workloads = []workload{
 	{
 		// A copy of the stack, from which the first samples are unwound, holds
 		// one stack, and the handlers run on another.
-		name: "signals", shares: own, whole: 0.97,
+		name: "signals", title: "C, signal handlers on own stacks", shares: own, whole: 0.97,
 		chains: map[string][]string{
 			"hot_60": {"thread_main", "run", "raise_60", "*", "on_usr1", "hot_60"},
 			"hot_30": {"thread_main", "run", "interrupted_30", "*", "on_alarm", "hot_30"},
@@ -120,26 +145,60 @@ var workloads = []workload{
 		},
 	},
 	{
-		name: "vdso", shares: own,
+		name: "vdso", title: "C, in the vDSO", shares: own,
 		chains: map[string][]string{
 			"hot_60": {"main", "run", "hot_60"}, "hot_30": {"main", "run", "hot_30"}, "hot_10": {"main", "run", "hot_10"},
 		},
 	},
 	{ // dynamically linked, the others are static
-		name: "plt", shares: own,
+		name: "plt", title: "C, through the PLT, dynamic", shares: own,
 		chains: map[string][]string{
 			"hot_60": {"_start", "*", "main", "run", "hot_60"}, "hot_30": {"_start", "*", "main", "run", "hot_30"},
 			"hot_10": {"_start", "*", "main", "run", "hot_10"},
 		},
 	},
+	{
+		name: "cxx", title: "C++, templates, inlined calls, exceptions in flight",
+		shares: map[string]string{"hot_60": unnamed + "hot_60", "hot_30": unnamed + "hot_30", "hot_10": unnamed + "catch_10"},
+		chains: map[string][]string{
+			unnamed + "hot_60":   then(cxxLevels(), unnamed+"sort_60", "*", unnamed+"compare_60", unnamed+"hot_60", unnamed+"inlined_outer"),
+			unnamed + "hot_30":   then(cxxLevels(), unnamed+"find_30", "*", unnamed+"compare_30", "*", unnamed+"hot_30", unnamed+"inlined_outer"),
+			unnamed + "catch_10": then(cxxLevels(), unnamed+"catch_10"),
+		},
+	},
+	{
+		name: "rust", title: "Rust, generics, closures, inlined calls",
+		shares: map[string]string{"hot_60": "chain::hot_60", "hot_30": "chain::hot_30", "hot_10": "chain::hot_10"},
+		chains: map[string][]string{
+			"chain::hot_60": then(rustLevels(), "<chain::Sixty as chain::Work>::work", "chain::hot_60", "chain::inlined_outer"),
+			"chain::hot_30": then(rustLevels(), "chain::apply_30", "*", "chain::hot_30", "chain::inlined_outer"),
+			"chain::hot_10": then(rustLevels(), "chain::sorted_10", "*", "chain::hot_10", "chain::inlined_outer"),
+		},
+	},
+	{name: "leaf", title: "C, leaves without a frame", shares: leaves, chains: leafChains()},
+	{name: "leaf-signed", title: "C, leaves with their return address signed, key B", arch: "arm64", shares: leaves, chains: leafChains()},
+	{name: "leaf-records", title: "C, frame records and no .eh_frame", shares: leaves, chains: leafChains()},
+}
+
+// workloadsOf are those of an architecture that were built.
+func workloadsOf(arch string, built map[string]bool) (list []workload) {
+	for _, w := range workloads {
+		if (w.arch == "" || w.arch == arch) && built[w.name] {
+			list = append(list, w)
+		}
+	}
+	return list
 }
 
 // runs is what each machine does: everything with bpf_loop, and with tail
 // calls what shows that they walk.
-func runs() []guest.Run {
-	list := []guest.Run{{Name: "doctor", Command: []string{"/bin/kalypso-agent", "doctor", "-o", "json"}, Seconds: runSeconds}}
-	for _, w := range workloads {
-		list = append(list, guest.Run{
+func runs(list []workload) []guest.Run {
+	out := []guest.Run{{
+		Name: "doctor", Command: []string{"/bin/kalypso-agent", "doctor", "-o", "json"},
+		Files: []string{"/proc/cpuinfo", "/proc/self/smaps"}, Seconds: runSeconds,
+	}}
+	for _, w := range list {
+		out = append(out, guest.Run{
 			Name: w.name,
 			Command: []string{
 				"/bin/kalypso-agent", "record", "-F", hertz, "--stats", "/tmp/" + w.name + ".json", "-o", "/tmp/" + w.name + ".folded",
@@ -148,20 +207,23 @@ func runs() []guest.Run {
 			Files: []string{"/tmp/" + w.name + ".json", "/tmp/" + w.name + ".folded"}, Seconds: runSeconds,
 		})
 	}
-	for _, w := range workloads[:2] {
-		file := "/tmp/tail-calls-" + w.name + ".folded"
-		list = append(list, guest.Run{
-			Name: "tail-calls-" + w.name, Command: []string{"/init", "record-by-tail-calls", file, "/bin/" + w.name, "-seconds", cpuSeconds},
+	for _, w := range list[:2] {
+		file := "/tmp/" + tailCalls + w.name + ".folded"
+		out = append(out, guest.Run{
+			Name: tailCalls + w.name, Command: []string{"/init", "record-by-tail-calls", file, "/bin/" + w.name, "-seconds", cpuSeconds},
 			Files: []string{file}, Seconds: runSeconds,
 		})
 	}
 	for _, program := range [][]string{{"/bin/blocked", "-spin", "1", "12"}, {"/bin/goblocked"}} {
-		list = append(list, guest.Run{
+		out = append(out, guest.Run{
 			Name: "dump-" + filepath.Base(program[0]), Command: append([]string{"/init", "dump-of"}, program...), Seconds: runSeconds,
 		})
 	}
-	return list
+	return out
 }
+
+// tailCalls begins the names of recordings without bpf_loop.
+const tailCalls = "tail-calls-"
 
 func TestKernels(t *testing.T) {
 	folder := os.Getenv("KALYPSO_KERNELS")
@@ -171,6 +233,12 @@ func TestKernels(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the compilers that make test-kernels installs run on amd64")
 	}
+	var matrix results
+	t.Cleanup(func() {
+		if *update && !t.Failed() {
+			matrix.write(t)
+		}
+	})
 	for _, arch := range []string{"amd64", "arm64"} {
 		kernels, err := filepath.Glob(filepath.Join(folder, "vmlinuz-*-"+arch))
 		if err != nil {
@@ -180,18 +248,20 @@ func TestKernels(t *testing.T) {
 			t.Errorf("no vmlinuz-*-%s in %s: run scripts/kernels %s", arch, folder, folder)
 			continue
 		}
-		initramfs := buildInitramfs(t, arch)
+		initramfs, list := buildInitramfs(t, arch, folder)
 		for _, kernel := range kernels {
 			name := strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-")
 			t.Run(name, func(t *testing.T) {
 				t.Parallel() // for the same reason
-				testKernel(t, arch, kernel, initramfs)
+				matrix.add(testKernel(t, arch, kernel, initramfs, list))
 			})
 		}
 	}
 }
 
-func testKernel(t *testing.T, arch, kernel, initramfs string) {
+// testKernel boots a machine and holds what it did to what it must do.
+func testKernel(t *testing.T, arch, kernel, initramfs string, list []workload) outcome {
+	out := outcome{Kernel: strings.TrimPrefix(filepath.Base(kernel), "vmlinuz-"), Arch: arch}
 	start := time.Now()
 	results, console := boot(t, arch, kernel, initramfs)
 	t.Logf("%d results in %s", len(results), time.Since(start).Round(time.Second))
@@ -205,7 +275,7 @@ func testKernel(t *testing.T, arch, kernel, initramfs string) {
 		}
 	}
 	t.Log(tableHeader)
-	for _, r := range runs() {
+	for _, r := range runs(list) {
 		res := results[r.Name]
 		switch {
 		case res == nil:
@@ -214,11 +284,32 @@ func testKernel(t *testing.T, arch, kernel, initramfs string) {
 			t.Errorf("%s: %s\nstandard error:\n%s\nstandard output:\n%s", r.Name, res.Error, res.Stderr, res.Stdout)
 		case r.Name == "doctor":
 			checkDoctor(t, res)
+			checkMachine(t, kernel, arch, res)
 		case strings.HasPrefix(r.Name, "dump-"):
 			checkDump(t, res)
 		default:
-			checkRecording(t, &r, res)
+			out.Recordings = append(out.Recordings, checkRecording(t, &r, res))
 		}
+	}
+	return out
+}
+
+// checkMachine wants the machine to have what its tests are about: return addresses
+// that are signed, and pages of the size that the kernel's name says.
+func checkMachine(t *testing.T, kernel, arch string, res *guest.Result) {
+	if arch == "arm64" {
+		for _, feature := range []string{" paca ", " bti "} {
+			if !strings.Contains(strings.ReplaceAll(res.Files["/proc/cpuinfo"], "\n", " "), feature) {
+				t.Errorf("the machine does not have%s: %s", feature, res.Files["/proc/cpuinfo"])
+			}
+		}
+	}
+	size := "4"
+	if strings.Contains(kernel, "-16k-") {
+		size = "16"
+	}
+	if !regexp.MustCompile(`KernelPageSize: +` + size + ` kB`).MatchString(res.Files["/proc/self/smaps"]) {
+		t.Errorf("pages are not of %s KiB:\n%s", size, res.Files["/proc/self/smaps"])
 	}
 }
 
@@ -332,12 +423,13 @@ func checkDump(t *testing.T, res *guest.Result) {
 
 const tableHeader = "run                 event      samples  points  chain %  whole %"
 
-func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
-	var w *workload
-	for i := range workloads {
-		if strings.HasSuffix(r.Name, workloads[i].name) {
-			w = &workloads[i]
-		}
+// checkRecording holds a recording to the truth that its program printed.
+func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) (out recording) {
+	name, byTailCalls := strings.CutPrefix(r.Name, tailCalls)
+	w := &workloads[slices.IndexFunc(workloads, func(w workload) bool { return w.name == name })]
+	out.Name, out.Title = r.Name, w.title
+	if byTailCalls {
+		out.Title += ", by tail calls"
 	}
 	if strings.Contains(res.Stderr, "warning:") {
 		t.Errorf("%s warns:\n%s", r.Name, res.Stderr)
@@ -355,7 +447,7 @@ func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
 	}
 	if len(truth.Shares) == 0 {
 		t.Errorf("%s did not print its truth:\n%s", r.Name, res.Stdout)
-		return
+		return out
 	}
 	var stacks []stack
 	stats := struct {
@@ -367,7 +459,7 @@ func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
 		text, ok := res.Files[name]
 		if !ok {
 			t.Errorf("%s did not write %s\n%s", r.Name, name, res.Stderr)
-			return
+			return out
 		}
 		var err error
 		if strings.HasSuffix(name, ".json") {
@@ -377,7 +469,7 @@ func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
 		}
 		if err != nil {
 			t.Errorf("%s: %s: %v", r.Name, name, err)
-			return
+			return out
 		}
 	}
 	if stats.Lost != 0 {
@@ -425,7 +517,8 @@ func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
 			}
 		}
 	}
-	t.Logf("%-19s %-10s %7d %7.1f %8.1f %8.1f", r.Name, stats.Event, all, worst, percent(complete, hot), percent(whole, all))
+	out.Event, out.Samples, out.Points, out.Chain, out.Whole = stats.Event, all, tenth(worst), tenth(percent(complete, hot)), tenth(percent(whole, all))
+	t.Logf("%-19s %-10s %7d %7.1f %8.1f %8.1f", r.Name, out.Event, out.Samples, out.Points, out.Chain, out.Whole)
 	needHot, needAll := chainMin, wholeMin
 	if w.whole > 0 {
 		needHot, needAll = w.whole, w.whole
@@ -434,7 +527,10 @@ func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) {
 		t.Errorf("%s: %d of %d samples have the whole chain, %d of %d stacks are whole\n%s",
 			r.Name, complete, hot, whole, all, strings.Join(bad, "\n"))
 	}
+	return out
 }
+
+func tenth(v float64) float64 { return math.Round(10*v) / 10 }
 
 func percent(part, of int) float64 { return 100 * float64(part) / math.Max(1, float64(of)) }
 
@@ -572,94 +668,4 @@ func unpack(text string) (*guest.Result, error) {
 	}
 	r := &guest.Result{}
 	return r, json.NewDecoder(z).Decode(r)
-}
-
-// buildInitramfs builds everything that the machines of an architecture run.
-func buildInitramfs(t *testing.T, arch string) string {
-	t.Helper()
-	dir := t.TempDir()
-	run := func(env []string, name string, args ...string) string {
-		c := exec.Command(name, args...)
-		c.Env = append(os.Environ(), env...)
-		text, err := c.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", c, err, text)
-		}
-		return strings.TrimSpace(string(text))
-	}
-	var files []file
-	for name, program := range map[string]string{
-		"init": "test/kernels/init", "bin/kalypso-agent": "cmd/agent", "bin/golang": "test/workloads/golang",
-		"bin/goblocked": "test/workloads/goblocked",
-	} {
-		out := filepath.Join(dir, filepath.Base(name))
-		run([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}, "go", "build", "-trimpath", "-o", out, "github.com/kalypso-dev/kalypso/"+program)
-		files = append(files, file{name: name, from: out})
-	}
-	compiler, flags := compilers[arch][0], append(compilers[arch][1:], "-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls")
-	compile := func(name string, args ...string) {
-		out := filepath.Join(dir, filepath.Base(name))
-		run(nil, compiler, append(append(flags[:len(flags):len(flags)], "-o", out), args...)...)
-		files = append(files, file{name: name, from: out})
-	}
-	const sources = "../workloads/"
-	for _, name := range []string{"chain", "signals", "vdso", "blocked"} {
-		compile("bin/"+name, "-static", "-pthread", sources+name+".c")
-	}
-	compile("lib/libpltlib.so", "-fPIC", "-shared", "-Wl,-soname,libpltlib.so", sources+"pltlib.c")
-	compile("bin/plt", "-Wl,-z,lazy", sources+"plt.c", filepath.Join(dir, "libpltlib.so"), "-Wl,-rpath,/lib")
-	// The C library and its loader, under the name that programs ask for.
-	loader := map[string]string{"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}[arch]
-	for _, name := range []string{"lib/libc.so.6", loader} {
-		files = append(files, file{name: name, from: run(nil, compiler, "-print-file-name="+filepath.Base(name))})
-	}
-	list, err := json.Marshal(runs())
-	if err != nil {
-		t.Fatal(err)
-	}
-	files = append(files, file{name: "runs.json", data: list})
-	out := filepath.Join(dir, "initramfs")
-	if err := writeCPIO(out, files); err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-// file is one of an initramfs: from a path, or data.
-type file struct {
-	name, from string
-	data       []byte
-}
-
-// writeCPIO writes an archive as the kernel unpacks it: format newc, see
-// Documentation/driver-api/early-userspace/buffer-format.rst.
-func writeCPIO(path string, files []file) error {
-	var b bytes.Buffer
-	inode := 0
-	add := func(name string, mode, major, minor int, data []byte) {
-		inode++
-		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
-			inode, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name)+1, 0)
-		b.WriteString(name)
-		b.WriteByte(0)
-		b.Write(make([]byte, -b.Len()&3))
-		b.Write(data)
-		b.Write(make([]byte, -b.Len()&3))
-	}
-	for _, folder := range []string{"bin", "dev", "lib", "lib64"} {
-		add(folder, 0o40755, 0, 0, nil)
-	}
-	add("dev/console", 0o20600, 5, 1, nil) // where the first process's output goes
-	for _, f := range files {
-		data := f.data
-		if f.from != "" {
-			var err error
-			if data, err = os.ReadFile(f.from); err != nil {
-				return err
-			}
-		}
-		add(f.name, 0o100755, 0, 0, data)
-	}
-	add("TRAILER!!!", 0, 0, 0, nil)
-	return os.WriteFile(path, b.Bytes(), 0o600)
 }
