@@ -36,18 +36,18 @@ type spent struct {
 
 // Figures of the control loop, in seconds unless they say otherwise.
 const (
-	startSeconds  = 10    // to load the programs and learn what runs; no rate helps against that
-	surelySeconds = 3     // of a cost over the limit, names aside
-	raiseSeconds  = 5     // a cost that low for this long lets the rate rise at first; once it fell, a window does
-	saveSeconds   = 10    // of the limit: what can be saved for a burst
-	oweSeconds    = 30    // of the limit: what is paid back
-	burstSeconds  = 3     // of a burst, before the rate has to do something about it
-	burstTimes    = 10    // of the limit and of the cost so far: more is a burst
-	samplesPart   = 0.125 // of the limit, which samples may always take: 97 Hz on two CPUs take 0.05 % of them
-	payBack       = 0.7   // of the limit may be spent while something is owed
-	raiseTo       = 0.9   // of the limit may be expected of a higher rate
-	maxFall       = 4     // times lower at once: what costs now may be over in a moment
-	maxRise       = 2     // times higher at once
+	startSeconds  = 10     // to load the programs and learn what runs; no rate helps against that
+	surelySeconds = 3      // of a cost over the limit, names aside
+	raiseSeconds  = 5      // a cost that low for this long lets the rate rise at first; once it fell, a window does
+	saveSeconds   = 10     // of the limit: what can be saved for a burst
+	oweSeconds    = 30     // of the limit: what is paid back
+	burstSeconds  = 3      // of a burst, before the rate has to do something about it
+	burstTimes    = 10     // of the limit and of the cost so far: more is a burst
+	samplesPart   = 0.0625 // of the limit, which samples may always take: 97 Hz on two CPUs take 0.05 to 0.15 % of them
+	payBack       = 0.7    // of the limit may be spent while something is owed
+	raiseTo       = 0.9    // of the limit may be expected of a higher rate
+	maxFall       = 4      // times lower at once: what costs now may be over in a moment
+	maxRise       = 2      // times higher at once
 	minWindow     = 10
 	maxWindow     = 60
 )

@@ -22,7 +22,7 @@ func TestCPUBudget(t *testing.T) {
 		{"an odd rate is reached again", 1000, 0.0005, 0.000003, 0.05, 1000, 1000},
 		{"too dear at 999 Hz", 999, 0.001, 0.00002, 0.05, 100, 200},
 		{"far too dear: one step after the other", 999, 0.001, 0.0001, 0.05, 17, 40},
-		{"the fixed part alone is over the limit: samples have their part", 97, 0.007, 0.00002, 0.05, 31, 31},
+		{"the fixed part alone is over the limit: samples have their part", 97, 0.007, 0.00002, 0.05, 11, 11},
 		{"and a tenth of a sample's cost", 97, 0.02, 0.000002, 0.05, 97, 97},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -150,8 +150,8 @@ func TestCPUBudgetOfNames(t *testing.T) {
 		wantOne bool // a lower rate does not help, and that is said
 	}{
 		{"a server of 140 MB", 0.003, []float64{0.09, 0.08, 0.053, 0.038, 0.026, 0.033}, 0.002, 97, false},
-		{"on a host half as fast", 0.006, []float64{0.2, 0.105, 0.076, 0.06, 0.04}, 0.0035, 31, false},
-		{"more than the limit, whatever the rate", 0.01, []float64{0.2, 0.1}, 0.001, 97, true},
+		{"on a host half as fast", 0.006, []float64{0.2, 0.105, 0.076, 0.06, 0.04}, 0.0035, 23, false},
+		{"more than the limit, whatever the rate", 0.01, []float64{0.2, 0.1}, 0.0006, 97, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newCPUBudget(limit, 97, 15*time.Second)

@@ -62,7 +62,7 @@ func (m *Metrics) List() []telemetry.Metric {
 		m.counter("kalypso_agent_samples_uncounted_total", "{sample}", "Samples that travelled with their whole stack because the kernel's table of counters was full.", func() float64 { return float64(m.kernel.Uncounted) }),
 		m.counter("kalypso_agent_ring_buffer_lost_total", "{sample}", "Samples that were lost because the ring buffer was full.", func() float64 { return float64(m.kernel.LostRing) }),
 		m.counter("kalypso_agent_records_bad_total", "{record}", "Records of the ring buffer that could not be read.", func() float64 { return float64(m.sampler.BadRecords) }),
-		m.counter("kalypso_agent_sampling_seconds_total", "s", "Time spent on reading and unwinding samples, by the clock.", func() float64 { return m.sampler.Busy.Seconds() }),
+		m.counter("kalypso_agent_sampling_seconds_total", "s", "CPU time spent on reading and unwinding samples, 100 µs of one at most.", func() float64 { return m.sampler.Busy.Seconds() }),
 		m.counter("kalypso_agent_stacks_copied_total", "{stack}", "Stacks that were unwound in user space, because the kernel side had no table for them yet.", func() float64 { return float64(m.sampler.Copies) }),
 		m.counter("kalypso_agent_stack_copies_dropped_total", "{stack}", "Copies of stacks that there was no room for: their samples have no user frames.", func() float64 { return float64(m.sampler.Overflowed + m.kernel.DeferSkipped) }),
 		{

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/kalypso-dev/kalypso/bpf"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -72,7 +73,7 @@ type Stats struct {
 	Copies      uint64    // stacks unwound in user space
 	Overflowed  uint64    // copies dropped because the queue was full: samples without user frames
 	BadRecords  uint64
-	Busy        time.Duration // to read and unwind samples, by the clock: see maxBusy
+	Busy        time.Duration // CPU time to read and unwind samples: see maxBusy
 }
 
 type job struct {
@@ -101,8 +102,8 @@ const (
 )
 
 // maxBusy is the most that counts of one sample. A copied stack takes 20 to 50
-// µs to unwind; what takes longer waited for a CPU, or read a file and built rows
-// that no other sample will have to.
+// µs to unwind; what takes longer read a file and built rows that no other sample
+// will have to.
 const maxBusy = 100 * time.Microsecond
 
 // followCPUs is how often the list of CPUs is looked at.
@@ -203,7 +204,7 @@ func (s *Sampler) read(ctx context.Context) error {
 		default:
 			pause = poll
 			var counted bool
-			began := time.Now()
+			began := threadTime()
 			if words, counted = s.record(rec.RawSample, words); counted {
 				fresh++
 			}
@@ -257,11 +258,23 @@ func (s *Sampler) received(n uint64) {
 	s.mu.Unlock()
 }
 
-func (s *Sampler) busy(began time.Time) {
-	took := min(time.Since(began), maxBusy)
+// busy counts what a sample took since began. The goroutine may have gone on in
+// another thread, whose time is another: then it is anything up to maxBusy.
+func (s *Sampler) busy(began time.Duration) {
+	took := min(max(threadTime()-began, 0), maxBusy)
 	s.mu.Lock()
 	s.stats.Busy += took
 	s.mu.Unlock()
+}
+
+// threadTime is the CPU time of this thread. The clock on the wall would count
+// what waits for a CPU, too, where all are busy.
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }
 
 // add hands one sample to the sink.
@@ -315,7 +328,7 @@ func (s *Sampler) unwindCopies() {
 			if !open {
 				return
 			}
-			began := time.Now()
+			began := threadTime()
 			user = s.unwind(j, user[:0])
 			s.busy(began)
 			s.pool.Put(j)
