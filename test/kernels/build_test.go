@@ -140,10 +140,10 @@ func (k *kit) rust(folder string) {
 		"-Ctarget-feature=+crt-static", "-Clinker=" + compilers[k.arch].prefix + "gcc",
 	}
 	compiler := "rustc"
+	if _, err := os.Stat("/usr/bin/rustc"); err == nil {
+		compiler = "/usr/bin/rustc" // Debian's, beside one of another kind
+	}
 	if k.arch == "arm64" {
-		if _, err := os.Stat("/usr/bin/rustc"); err == nil {
-			compiler = "/usr/bin/rustc" // Debian's, beside one of another kind
-		}
 		library, err := os.ReadFile(filepath.Join(folder, "rust", "VERSION"))
 		if err != nil {
 			k.t.Fatalf("no standard library of Rust for arm64: %v: run scripts/kernels %s", err, folder)
