@@ -34,13 +34,13 @@ func (d *dump) profile(ctx context.Context) error {
 		scope.Nodes = scope.Nodes[:agentsAsked]
 		d.leftOut("the profile of nodes beyond the first %d of %d", agentsAsked, all)
 	}
-	fleet, err := agents.Open(ctx, d.cluster.Client, agents.Forwarded{Cluster: d.cluster}, scope)
+	fleet, err := agents.Open(ctx, d.cluster.Client, d.reach, scope)
 	if err != nil {
 		return err
 	}
 	defer fleet.Close()
 	for _, missing := range fleet.Missing {
-		d.fail("profile", innermost(missing))
+		d.fail("profile", missing)
 	}
 	answer, err := fleet.Record(ctx, d.opts.Profile, 0)
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kalypso-dev/kalypso/deploy/agents"
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/deploy/status"
@@ -91,6 +92,7 @@ func Contents() [][]string {
 type dump struct {
 	*archive
 	cluster *kube.Cluster
+	reach   agents.Reacher
 	opts    Options
 	health  []status.Component
 	nodes   []corev1.Node
@@ -104,7 +106,7 @@ type dump struct {
 func Write(ctx context.Context, cluster *kube.Cluster, w io.Writer, o Options) (*Report, error) {
 	began := time.Now()
 	d := &dump{
-		cluster: cluster, opts: o, tallies: map[string]int{},
+		cluster: cluster, reach: agents.Forwarded{Cluster: cluster}, opts: o, tallies: map[string]int{},
 		archive: &archive{folder: o.Folder, at: began, limit: o.MaxBytes, redact: newRedactor(nil)},
 	}
 	d.redact = newRedactor(d.credentials(ctx))
