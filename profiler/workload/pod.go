@@ -19,6 +19,7 @@ type Pod struct {
 	Labels      map[string]string // all, for selectors
 	Annotations map[string]string // those that KeepAnnotation keeps
 	Containers  []PodContainer    // that have been made so far
+	Told        bool              // each of its containers has been made, and is there
 }
 
 // Owner is an object that made another one.

@@ -63,6 +63,7 @@ func TestReadList(t *testing.T) {
 				{ID: container(10), Name: "server", Image: "web:1"}, {ID: container(9), Name: "server", Image: "web:1"},
 				{ID: container(1010), Name: "init", Image: "init:1"},
 			},
+			Told: true,
 		},
 		{UID: "0123456789abcdef0123456789abcdef", Name: "kube-proxy"}, // a static pod, by the UID that the kubelet has for it
 	}

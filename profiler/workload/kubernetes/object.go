@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,6 +66,8 @@ func (o *object) pod() *workload.Pod {
 			p.Annotations[key] = value
 		}
 	}
+	p.Told = len(o.Status.ContainerStatuses) > 0 &&
+		!slices.ContainsFunc(o.Status.ContainerStatuses, func(s containerStatus) bool { return s.ContainerID == "" })
 	for _, list := range [][]containerStatus{o.Status.ContainerStatuses, o.Status.InitContainerStatuses, o.Status.EphemeralContainerStatuses} {
 		for i := range list {
 			p.Containers = list[i].add(p.Containers)
