@@ -31,8 +31,12 @@ type Trouble struct {
 	Fix  string
 }
 
-// reportTimeout is how long one agent may take. It answers from memory.
-const reportTimeout = 5 * time.Second
+// How long one agent may take, which answers from memory, and all: of a cluster
+// whose nodes are away, those that were not asked by then do not answer.
+const (
+	reportTimeout  = 5 * time.Second
+	reportsTimeout = 20 * time.Second
+)
 
 // Reports asks the agent of each node, those with troubles first, else by node.
 // Where there are no agents at all there are none.
@@ -49,7 +53,9 @@ func Reports(ctx context.Context, client kubernetes.Interface, reach Reacher) ([
 		return nil, err
 	}
 	out := make([]Report, len(scope.Nodes))
-	each(len(out), func(i int) { out[i] = report(ctx, reach, scope.Nodes[i], pods.Items) })
+	limited, cancel := context.WithTimeoutCause(ctx, reportsTimeout, fmt.Errorf("not asked: all agents together took %s", reportsTimeout))
+	defer cancel()
+	each(len(out), func(i int) { out[i] = report(limited, reach, scope.Nodes[i], pods.Items) })
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
