@@ -501,7 +501,8 @@ func TestRollBack(t *testing.T) {
 	holds(t, b.run(t, done, "", "install", "--yes", "pyroscope"), "Nothing to do")
 }
 
-// document reads what a verb prints for programs, after what it says on the way.
+// document reads what a verb prints for programs, between what it says on the way
+// and the error.
 func document(t *testing.T, text string) map[string]any {
 	t.Helper()
 	from := strings.Index(text, "{\n")
@@ -509,7 +510,7 @@ func document(t *testing.T, text string) map[string]any {
 		t.Fatalf("no document in:\n%s", text)
 	}
 	var doc map[string]any
-	if err := json.Unmarshal([]byte(text[from:]), &doc); err != nil {
+	if err := json.NewDecoder(strings.NewReader(text[from:])).Decode(&doc); err != nil {
 		t.Fatalf("%v in:\n%s", err, text)
 	}
 	return doc
