@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,10 @@ func TestALeaseThatIsRenewedIsWaitedForNotForEver(t *testing.T) {
 func TestARunThatLostItsLeaseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := fake.NewClientset()
+		var taken atomic.Bool // by another run
+		client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return taken.Load(), nil, apierrors.NewConflict(schema.GroupResource{Resource: "leases"}, lockName, errors.New("it changed"))
+		})
 		s := &Stack{Cluster: &kube.Cluster{Client: client}, Timeout: time.Minute}
 		held, unlock, err := s.lock(t.Context(), func(string) {})
 		if err != nil {
@@ -84,9 +89,7 @@ func TestARunThatLostItsLeaseEnds(t *testing.T) {
 		if held.Err() != nil {
 			t.Fatalf("nobody else is there, and it ends: %v", context.Cause(held))
 		}
-		client.PrependReactor("update", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
-			return true, nil, apierrors.NewConflict(schema.GroupResource{Resource: "leases"}, lockName, errors.New("it changed"))
-		})
+		taken.Store(true)
 		time.Sleep(2 * lockRenew)
 		var fault *profiler.Fault
 		if !errors.As(context.Cause(held), &fault) {
