@@ -39,7 +39,7 @@ endif
 # Test binaries run as root, the compiler does not. One package at a time:
 # tests that measure shares and rates must not compete for the CPUs.
 ASROOT     = sudo -H env PATH=$(PATH):/usr/sbin:/sbin CI=$(CI) KALYPSO_UNWIND_ALL=$(KALYPSO_UNWIND_ALL) KALYPSO_LONG=$(KALYPSO_LONG) \
-             KALYPSO_TEST_CLUSTER=$$KALYPSO_TEST_CLUSTER \
+             KALYPSO_TEST_CLUSTER=$$KALYPSO_TEST_CLUSTER KALYPSO_UPGRADE_FROM=$(KALYPSO_UPGRADE_FROM) \
              KALYPSO_REQUIRE_BPF=$(KALYPSO_REQUIRE_BPF) KALYPSO_REQUIRE_BROWSER=$(KALYPSO_REQUIRE_BROWSER) \
              KALYPSO_REQUIRE_TOOLS=$(KALYPSO_REQUIRE_TOOLS)
 TESTFLAGS ?= -p 1 -count=1 -timeout 30m
