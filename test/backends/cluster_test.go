@@ -11,9 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/exporter/otlp"
+	"github.com/kalypso-dev/kalypso/exporter/transport"
+	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/test/cluster"
 	"github.com/kalypso-dev/kalypso/test/internal/script"
 )
@@ -150,6 +155,7 @@ func TestVerifyOnACluster(t *testing.T) {
 	relay := trimmed(t, configuration(t, "collector", "kalypso-collector-agent", "relay"))
 	c := cluster.Start(t, cluster.Options{Name: "backends", Nodes: 1})
 	expect(t, c.Kubeconfig, 1, []string{"error: there is no stack in context", "fix:   kalypsoctl install"}, "verify")
+	expect(t, c.Kubeconfig, 1, []string{"error: there is no Pyroscope in this cluster", "fix:   --from -15m"}, "profile", "--from", "-1h")
 
 	pods := []pod{
 		{namespace: "loki", name: "loki-gateway", image: "test/standin:1", port: 80, target: 3100, env: map[string]string{roleVariable: "loki"}},
@@ -185,9 +191,55 @@ func TestVerifyOnACluster(t *testing.T) {
 	expect(t, c.Kubeconfig, 1, []string{"error: metrics cannot be proved: mimir is not installed", "fix:   kalypsoctl install mimir"}, "verify", "metrics")
 	expect(t, c.Kubeconfig, 0, []string{`"schema": "kalypso.verify/v1"`, `"kept": "`}, "verify", "logs", "--keep", "-o", "json")
 
+	history(t, c)
+
 	// Without Loki there is nobody to ask.
 	if _, err := c.Kubectl(t.Context(), "", "--namespace=loki", "scale", "--replicas=0", "deployment/loki-gateway"); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, c.Kubeconfig, 3, []string{"✗ logs", "reach loki-gateway.loki:80: no ready pod is behind Service loki/loki-gateway", "fix     kalypsoctl status", "not proved: logs"}, "verify", "logs", "--timeout", "5s")
+}
+
+// history pushes what an agent would, and reads it through kalypsoctl's tunnel.
+func history(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	k, err := kube.Connect(t.Context(), kube.Config{Kubeconfig: c.Kubeconfig})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, closeIt, err := k.Forward(t.Context(), "pyroscope", "pyroscope", 4040)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeIt()
+	sender, err := otlp.NewSender(transport.Config{Endpoint: address, Insecure: true}, otlp.GRPC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.Close()
+	stack := func(name string) *profiler.Stack {
+		l := &profiler.Location{Module: &profiler.Module{Path: "/bin/checkout"}, Frames: []profiler.Frame{{Function: name}}}
+		return &profiler.Stack{Stop: profiler.StopRoot, Locations: []*profiler.Location{l}}
+	}
+	requests, _, err := otlp.NewEncoder(otlp.EncoderConfig{}).Encode([]*profiler.Profile{{
+		Workload: &profiler.Workload{Attributes: []profiler.Attribute{
+			{Key: "k8s.deployment.name", Value: "checkout"}, {Key: "k8s.namespace.name", Value: "shop"}, {Key: "k8s.node.name", Value: "node-1"},
+			{Key: "k8s.pod.name", Value: "checkout-1"}, {Key: "service.name", Value: "checkout"},
+		}},
+		Start: time.Now().Add(-20 * time.Minute), Duration: 15 * time.Second, Frequency: 100, Event: "cpu-clock",
+		Samples: []profiler.Sample{{Count: 300, Stack: stack("price")}, {Count: 100, Stack: stack("sell")}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range requests {
+		if _, err := sender.Send(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "x.pb.gz")
+	expect(t, c.Kubeconfig, 0, []string{"100.0 %    0.00  shop/checkout-1", "deploy/checkout · ", "from Pyroscope", "4.0 s of CPU time", "75.0 %   75.0 %  native  price (checkout)", "losses not known"},
+		"profile", "deploy/checkout", "-n", "shop", "--from", "-30m", "--by", "pod", "-o", file)
+	expect(t, c.Kubeconfig, 0, []string{"checkout;price 3000\ncheckout;sell 1000\n"}, "profile", "deploy/checkout", "-n", "shop", "--from", "-30m")
+	expect(t, c.Kubeconfig, 1, []string{"error: Pyroscope has nothing of node/node-1 from ", "cause: it has some from "}, "profile", "node/node-1", "--from", "-3h", "--to", "-2h")
 }
