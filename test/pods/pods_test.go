@@ -8,9 +8,7 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -20,8 +18,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kalypso-dev/kalypso/charts"
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/test/cluster"
 	"github.com/kalypso-dev/kalypso/test/cluster/upstream"
 	"github.com/kalypso-dev/kalypso/test/internal/ours"
@@ -29,39 +29,16 @@ import (
 
 const (
 	infraChart, namespace = "kalypso-infra", "kalypso-infra"
-	tag                   = "0.1.0" // what charts ask for
 	// installLimit is far over what stand-ins on simulated nodes take.
 	installLimit = 5 * time.Minute
 )
 
-// archives makes the images of both programs for this machine, as make images
-// does, and gives the folder of the archives.
-func archives(t *testing.T) string {
-	t.Helper()
-	binaries, out := t.TempDir(), t.TempDir()
-	platform := filepath.Join(binaries, "linux-"+runtime.GOARCH)
-	for name, pkg := range map[string]string{"kalypso-agent": "../../cmd/agent", "kalypsoctl": "../../cmd/kalypsoctl"} {
-		run(t, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-X main.version=v0.0.0-test", "-o", filepath.Join(platform, name), pkg)
-	}
-	run(t, "go", "run", "../../docker/images", "-arch", runtime.GOARCH, "-tag", tag, "-binaries", binaries, "-o", out)
-	return out
-}
-
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
 func TestImagesAndInfra(t *testing.T) {
 	cluster.Require(t)
-	dir := archives(t)
+	archive := ours.Images(t)
 	c := cluster.Start(t, cluster.Options{Name: "pods", Nodes: 1, Simulated: 3})
 	for _, program := range []string{"kalypso-agent", "kalypsoctl"} {
-		if err := c.LoadArchive(t.Context(), filepath.Join(dir, fmt.Sprintf("%s-%s-linux-%s.tar", program, tag, runtime.GOARCH))); err != nil {
+		if err := c.LoadArchive(t.Context(), archive(program)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -91,7 +68,7 @@ spec:
       tolerations: [{operator: Exists}]
       containers:
         - {name: version, image: "ghcr.io/kalypso-dev/%[1]s:%[3]s", imagePullPolicy: Never, args: [version]}
-`, program, cluster.RealLabel, tag)
+`, program, cluster.RealLabel, ours.Tag)
 }
 
 func installs(t *testing.T, c *cluster.Cluster, upstreamCharts string) {
@@ -105,8 +82,9 @@ func installs(t *testing.T, c *cluster.Cluster, upstreamCharts string) {
 		// Its pod on the real node would have no image.
 		"settings": helm.Values{"collector": helm.Values{"enabled": false}},
 	}
-	objects, job := render(t, infraChart, namespace, values)
-	log := finished(t, c, objects, namespace, job)
+	apply(t, c, fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: %s}}", namespace))
+	job := release(t, c, infraChart, namespace, values)
+	log := finished(t, c, "", namespace, job)
 	for _, want := range []string{"Plan for context in-cluster (profile small)", "Ready in "} {
 		if !strings.Contains(log, want) {
 			t.Errorf("its log does not have %q:\n%s", want, log)
@@ -122,6 +100,7 @@ func installs(t *testing.T, c *cluster.Cluster, upstreamCharts string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	want = append(want, namespace+"/"+infraChart)
 	var got []string
 	for _, s := range secrets.Items {
 		got = append(got, s.Namespace+"/"+s.Labels["name"])
@@ -134,8 +113,8 @@ func installs(t *testing.T, c *cluster.Cluster, upstreamCharts string) {
 
 	// Wrong settings end it at once.
 	values["settings"] = helm.Values{"lokki": helm.Values{}}
-	objects, job = render(t, infraChart, namespace, values)
-	if log := failed(t, c, objects, namespace, job); !strings.Contains(log, `there is no component "lokki"`) {
+	job = release(t, c, infraChart, namespace, values)
+	if log := failed(t, c, "", namespace, job); !strings.Contains(log, `there is no component "lokki"`) {
 		t.Errorf("its log is %q", log)
 	}
 }
@@ -197,6 +176,34 @@ func makesBuckets(t *testing.T, c *cluster.Cluster) {
 	}
 }
 
+// release installs a chart of ours, or upgrades it, as Helm does, and gives the name
+// of the Job in it.
+func release(t *testing.T, c *cluster.Cluster, chartName, namespace string, values helm.Values) (job string) {
+	t.Helper()
+	k, err := kube.Connect(t.Context(), kube.Config{Kubeconfig: c.Kubeconfig})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := helm.NewClient(k.Getter(namespace), namespace, k.Version, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys, err := charts.Open(chartName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart, err := helm.Open(fsys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = client.Apply(t.Context(), helm.Change{Name: chartName, Chart: chart, Values: values, Timeout: installLimit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, job = render(t, chartName, namespace, values)
+	return job
+}
+
 // render gives the objects of a chart of ours, with its namespace, and the name of
 // the Job among them.
 func render(t *testing.T, chartName, namespace string, values helm.Values) (objects, job string) {
@@ -210,7 +217,14 @@ func render(t *testing.T, chartName, namespace string, values helm.Values) (obje
 	return ours.YAML(namespace, "{}", m), job
 }
 
-// finished applies objects, waits until a Job among them has done its work, and
+func apply(t *testing.T, c *cluster.Cluster, objects string) {
+	t.Helper()
+	if _, err := c.Kubectl(t.Context(), objects, "apply", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// finished applies objects, if any, waits until a Job among them has done its work, and
 // gives its log.
 func finished(t *testing.T, c *cluster.Cluster, objects, namespace, job string) string {
 	t.Helper()
@@ -233,8 +247,8 @@ func failed(t *testing.T, c *cluster.Cluster, objects, namespace, job string) st
 
 func ends(t *testing.T, c *cluster.Cluster, objects, namespace, job string) (batchv1.JobConditionType, string) {
 	t.Helper()
-	if _, err := c.Kubectl(t.Context(), objects, "apply", "-f", "-"); err != nil {
-		t.Fatal(err)
+	if objects != "" {
+		apply(t, c, objects)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), installLimit)
 	defer cancel()
