@@ -53,6 +53,7 @@ func (b *bench) named(t *testing.T, all []otlptest.Profile, when periods) {
 		wrong[fmt.Sprintf(format, args...)] += p.Samples()
 	}
 	var of struct{ named, nameless, without, foreign, host uint64 }
+	met := map[string]bool{} // by the start of the pod's name
 	for i := range all {
 		p := &all[i]
 		a := p.Attributes
@@ -92,6 +93,14 @@ func (b *bench) named(t *testing.T, all []otlptest.Profile, when periods) {
 				say(p, "%v of %s, want %v", got, p.Start.Format(time.TimeOnly), want)
 			}
 			owned(p, when, say)
+			for prefix := range identities() {
+				met[prefix] = met[prefix] || strings.HasPrefix(a["k8s.pod.name"], prefix)
+			}
+		}
+	}
+	for prefix := range identities() {
+		if !met[prefix] {
+			t.Errorf("no sample is of a pod %s", prefix)
 		}
 	}
 	for what, n := range wrong {
