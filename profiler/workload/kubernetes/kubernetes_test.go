@@ -49,7 +49,11 @@ func podJSON(uid, name string, n int) string {
 
 func TestReadList(t *testing.T) {
 	text := `{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"42"},"items":[` + podJSON(uidA, "web-0", 10) + `,
-		{"metadata":{"name":"kube-proxy","uid":"` + uidB + `","annotations":{"kubernetes.io/config.hash":"0123456789abcdef0123456789abcdef"}}}]}`
+		{"metadata":{"name":"kube-proxy","uid":"` + uidB + `","ownerReferences":[{"kind":"Node","name":"n1","controller":true}],
+			"annotations":{"kubernetes.io/config.hash":"0123456789abcdef0123456789abcdef","kubernetes.io/config.mirror":"0123456789abcdef0123456789abcdef"}}},
+		{"metadata":{"name":"usurper","uid":"` + uidB + `","annotations":{"kubernetes.io/config.hash":"` + uidA + `"}}},
+		{"metadata":{"name":"copy","uid":"` + uidB + `","ownerReferences":[{"kind":"ReplicaSet","name":"r","controller":true}],
+			"annotations":{"kubernetes.io/config.hash":"` + uidA + `","kubernetes.io/config.mirror":"` + uidA + `"}}}]}`
 	pods, version, err := readList(strings.NewReader(text))
 	if err != nil || version != "42" {
 		t.Fatal(version, err)
@@ -65,7 +69,10 @@ func TestReadList(t *testing.T) {
 			},
 			Told: true,
 		},
-		{UID: "0123456789abcdef0123456789abcdef", Name: "kube-proxy"}, // a static pod, by the UID that the kubelet has for it
+		// A static pod, by the UID that the kubelet has for it; others are what they are.
+		{UID: "0123456789abcdef0123456789abcdef", Name: "kube-proxy", Owner: workload.Owner{Kind: "Node", Name: "n1"}},
+		{UID: uidB, Name: "usurper"},
+		{UID: uidB, Name: "copy", Owner: workload.Owner{Kind: "ReplicaSet", Name: "r"}},
 	}
 	if diff := cmp.Diff(pods, want); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)

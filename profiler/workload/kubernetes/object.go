@@ -40,9 +40,14 @@ type containerStatus struct {
 	}
 }
 
-// configHash is the annotation with the UID that the kubelet knows a static pod
-// by. The API server gives the pod's mirror another one.
-const configHash = "kubernetes.io/config.hash"
+// Annotations of the mirror that a static pod has in the API server. The first is
+// the UID that the kubelet knows the pod by, the second repeats it. Only mirrors
+// have both and a node as their owner: with the first alone any pod could take the
+// place of another.
+const (
+	configHash   = "kubernetes.io/config.hash"
+	configMirror = "kubernetes.io/config.mirror"
+)
 
 // pod is what is kept of it.
 func (o *object) pod() *workload.Pod {
@@ -50,13 +55,13 @@ func (o *object) pod() *workload.Pod {
 	p := &workload.Pod{
 		UID: m.UID, Namespace: m.Namespace, Name: m.Name, Created: m.CreationTimestamp, Labels: m.Labels,
 	}
-	if hash := m.Annotations[configHash]; hash != "" {
-		p.UID = hash
-	}
 	for _, r := range m.OwnerReferences {
 		if r.Controller {
 			p.Owner = workload.Owner{Kind: r.Kind, Name: r.Name}
 		}
+	}
+	if hash := m.Annotations[configHash]; hash != "" && hash == m.Annotations[configMirror] && p.Owner.Kind == "Node" {
+		p.UID = hash
 	}
 	for key, value := range m.Annotations {
 		if workload.KeepAnnotation(key, value) {
