@@ -122,6 +122,7 @@ type process struct {
 	exes     []*Executable // in step with mappings once installed; nil: unwind by frame pointers
 	root     *Root
 	parent   profiler.PID
+	ran      bool // another program than its parent
 	known    bool // mappings are complete, from events or from /proc
 	slot     *slot
 	// installed is how many executables had numbers when slot was written: its
@@ -287,7 +288,7 @@ func (t *Table) apply(e *bpf.ProcessEvent) *process {
 			t.processes[pid] = p
 		}
 		t.uninstall(p)
-		*p = process{pid: pid, known: true, mappings: make([]Mapping, 0, usualMappings)}
+		*p = process{pid: pid, parent: p.parent, ran: true, known: true, mappings: make([]Mapping, 0, usualMappings)}
 	case bpf.EventMap:
 		if p == nil || !p.known {
 			return nil // read whole from /proc when a sample comes
@@ -348,7 +349,7 @@ func (t *Table) load(pid profiler.PID) *process {
 // its parent, which it had unless it ran another program.
 func (t *Table) reread(p *process) {
 	ms, err := readMaps(p.pid)
-	if (err != nil || len(ms) == 0) && len(p.mappings) == 0 && p.parent != 0 {
+	if (err != nil || len(ms) == 0) && len(p.mappings) == 0 && p.parent != 0 && !p.ran {
 		ms, err = readMaps(p.parent)
 	}
 	p.reread = time.Now()

@@ -420,6 +420,22 @@ func TestDeletedPathOfEvent(t *testing.T) {
 	}
 }
 
+// A pod's short shell command that cannot be asked any more is known by who
+// started it, whatever it ran.
+func TestParentIsKnownAfterExec(t *testing.T) {
+	table, _, n := newTestTable(t, roomy)
+	n.events = []bpf.ProcessEvent{
+		{Kind: bpf.EventFork, PID: 4_000_011, Parent: 4_000_010},
+		{Kind: bpf.EventExec, PID: 4_000_011},
+	}
+	if err := table.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if got := table.Parent(4_000_011); got != 4_000_010 {
+		t.Errorf("parent %d, want 4000010", got)
+	}
+}
+
 func TestLostEventsReread(t *testing.T) {
 	table, k, n := newTestTable(t, roomy)
 	pid := start(t, exec.Command(build(t, "sleeper")))
