@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
@@ -52,6 +53,13 @@ func oneTarget(cmd *cobra.Command, args []string) error {
 
 // open finds the target in the cluster and opens ways to its agents.
 func (f *scopeFlags) open(ctx context.Context, text string) (*agents.Fleet, *kube.Cluster, error) {
+	return f.openAs(ctx, text, agents.Find)
+}
+
+// finder is agents.Find or agents.FindPast.
+type finder func(context.Context, kubernetes.Interface, agents.Target) (*agents.Scope, error)
+
+func (f *scopeFlags) openAs(ctx context.Context, text string, find finder) (*agents.Fleet, *kube.Cluster, error) {
 	cluster, err := f.connect(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -60,7 +68,7 @@ func (f *scopeFlags) open(ctx context.Context, text string) (*agents.Fleet, *kub
 	if err != nil {
 		return nil, nil, err
 	}
-	scope, err := agents.Find(ctx, cluster.Client, target)
+	scope, err := find(ctx, cluster.Client, target)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -157,7 +157,9 @@ func (f *profileFlags) run(cmd *cobra.Command, target string) error {
 // read gives what the target does from now on or did, of the stacks that focus
 // fits; nil is all.
 func (f *profileFlags) read(cmd *cobra.Command, target string, focus *regexp.Regexp) (*recorded, error) {
+	find := agents.Find
 	if f.given() {
+		find = agents.FindPast
 		now := time.Now()
 		from, to, err := f.parse(now)
 		if err != nil {
@@ -167,7 +169,7 @@ func (f *profileFlags) read(cmd *cobra.Command, target string, focus *regexp.Reg
 			return f.stored(cmd, target, from, to, focus)
 		}
 	}
-	fleet, _, err := f.open(cmd.Context(), target)
+	fleet, _, err := f.openAs(cmd.Context(), target, find)
 	if err != nil {
 		return nil, err
 	}
@@ -177,6 +179,10 @@ func (f *profileFlags) read(cmd *cobra.Command, target string, focus *regexp.Reg
 		return nil, err
 	}
 	warn(cmd.ErrOrStderr(), fleet.Missing)
+	for _, s := range answer.Short() {
+		fmt.Fprintf(cmd.ErrOrStderr(), "note: node %s remembers %s of it, others %s: what ran there is more than it seems\n",
+			s.Node, s.Length.Round(time.Second), answer.Length().Round(time.Second))
+	}
 	if answer.Samples() == 0 {
 		return nil, f.idle(fleet.Scope, answer)
 	}

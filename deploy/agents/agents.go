@@ -286,6 +286,41 @@ func newAnswer(lists [][]*profiler.Profile) *Answer {
 	return a
 }
 
+// Length is how long was recorded, on the node where that was longest.
+func (a *Answer) Length() time.Duration { return a.length }
+
+// Short is a node that recorded for less time than others.
+type Short struct {
+	Node   string
+	Length time.Duration
+}
+
+// Short are the nodes that recorded for less than nine tenths of the time that
+// others did: their agents were started since, or had no memory for all of it.
+// Their part of an answer is too small.
+func (a *Answer) Short() []Short {
+	longest := map[string]time.Duration{}
+	for _, p := range a.Profiles {
+		node := nodeOf(p)
+		longest[node] = max(longest[node], p.Duration)
+	}
+	var out []Short
+	for node, d := range longest {
+		if d < a.length*9/10 {
+			out = append(out, Short{node, d})
+		}
+	}
+	slices.SortFunc(out, func(a, b Short) int { return cmp.Compare(a.Node, b.Node) })
+	return out
+}
+
+func nodeOf(p *profiler.Profile) string {
+	if p.Workload == nil {
+		return p.Host
+	}
+	return cmp.Or(p.Workload.Attribute("k8s.node.name"), p.Host)
+}
+
 // Samples is how many there are.
 func (a *Answer) Samples() uint64 {
 	var n uint64
@@ -335,7 +370,7 @@ func placed(p *profiler.Profile) *profiler.Profile {
 		return p
 	}
 	in := p.Workload.Attribute
-	node := cmp.Or(in("k8s.node.name"), p.Host)
+	node := nodeOf(p)
 	renamed := make(map[*profiler.Process]*profiler.Process)
 	out := *p
 	out.Samples = slices.Clone(p.Samples)

@@ -295,6 +295,31 @@ func TestDump(t *testing.T) {
 	}
 }
 
+// TestPast: pods that a target had were on any node, and there may be none left.
+func TestPast(t *testing.T) {
+	for text, want := range map[string]string{
+		"deploy/checkout": "birch fir larch", "deploy/empty": "birch fir larch", "ns/shop": "birch fir larch", "node/larch": "larch",
+	} {
+		target, err := ParseTarget(text, "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := FindPast(t.Context(), cluster(), target)
+		if err != nil || strings.Join(s.Nodes, " ") != want {
+			t.Errorf("%s: %v, nodes %v, want %s", text, err, s.Nodes, want)
+		}
+	}
+}
+
+// TestShort: a node that remembers less has too small a part, and that is told.
+func TestShort(t *testing.T) {
+	of := func(node string, d time.Duration) *profiler.Profile { return &profiler.Profile{Host: node, Duration: d} }
+	a := newAnswer([][]*profiler.Profile{{of("birch", 15*time.Minute), of("birch", time.Second)}, {of("larch", time.Minute)}, {of("fir", 14*time.Minute)}})
+	if diff := cmp.Diff(a.Short(), []Short{{"larch", time.Minute}}); diff != "" {
+		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
+
 // TestNodesWithoutAnAgent: what can be asked is asked, and the rest is told.
 func TestNodesWithoutAnAgent(t *testing.T) {
 	f := opened(t, "")

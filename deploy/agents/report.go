@@ -113,6 +113,14 @@ const (
 	startupDelivery = 2 * time.Minute
 )
 
+// moreMemory is the command that gives agents a budget, and the container the
+// room that goes with it: as in the chart, the budget is what is asked for and half
+// of the limit.
+func moreMemory(budget int64) string {
+	mib := budget >> 20
+	return fmt.Sprintf(`kalypsoctl upgrade agent --set 'agent.config.memory\.budget=%dMi' --set agent.resources.requests.memory=%[1]dMi --set agent.resources.limits.memory=%dMi`, mib, 2*mib)
+}
+
 // troubles are those of an agent that answers.
 func troubles(q *api.Quality, now time.Time) (out []Trouble) {
 	add := func(fix, format string, args ...any) { out = append(out, Trouble{fmt.Sprintf(format, args...), fix}) }
@@ -127,7 +135,7 @@ func troubles(q *api.Quality, now time.Time) (out []Trouble) {
 			add("kalypsoctl logs agent", "%s has taken no profile since the agent was started", profiler.Printable(e.Endpoint))
 		}
 		if e.Dropped > 0 {
-			add("kalypsoctl logs agent     tells why", "%d samples reach no backend any more", e.Dropped)
+			add("kalypsoctl logs agent     tells why", "%d samples reached no backend since the agent was started", e.Dropped)
 		}
 	}
 	if lost := LostPercent(q); lost > mostLost {
@@ -136,9 +144,9 @@ func troubles(q *api.Quality, now time.Time) (out []Trouble) {
 	c := &q.Cost
 	switch {
 	case c.Pressure > 0:
-		add(fmt.Sprintf(`kalypsoctl upgrade agent --set 'agent.config.memory\.budget=%dMi'`, 2*c.MemoryBudget>>20), "it gives up %s for its memory budget of %d MiB", pressure(c.Pressure), c.MemoryBudget>>20)
+		add(moreMemory(2*c.MemoryBudget), "it gives up %s for its memory budget of %d MiB", pressure(c.Pressure), c.MemoryBudget>>20)
 	case c.MemoryBudget > 0 && c.RSSBytes+c.MapBytes > c.MemoryBudget*21/20:
-		add(fmt.Sprintf(`kalypsoctl upgrade agent --set 'agent.config.memory\.budget=%dMi'`, 2*c.MemoryBudget>>20), "it takes %d MiB, its budget is %d", (c.RSSBytes+c.MapBytes)>>20, c.MemoryBudget>>20)
+		add(moreMemory(2*c.MemoryBudget), "it takes %d MiB, its budget is %d", (c.RSSBytes+c.MapBytes)>>20, c.MemoryBudget>>20)
 	}
 	switch {
 	case c.Unmet:

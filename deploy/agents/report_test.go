@@ -43,7 +43,7 @@ func TestTroubles(t *testing.T) {
 		{"the backend is behind", func(q *api.Quality) { q.Exports[0].Oldest, q.Exports[0].Waiting = &old, 1 }, []string{"1 request waiting for pyroscope:4040, the oldest since 10m0s"}},
 		{"nothing was ever taken", func(q *api.Quality) { q.Exports[0].Delivered = nil }, []string{"pyroscope:4040 has taken no profile since the agent was started"}},
 		{"it has just been started", func(q *api.Quality) { q.Started, q.Exports[0].Delivered = time.Now(), nil }, nil},
-		{"samples were given up", func(q *api.Quality) { q.Exports[0].Dropped = 5 }, []string{"5 samples reach no backend any more"}},
+		{"samples were given up", func(q *api.Quality) { q.Exports[0].Dropped = 5 }, []string{"5 samples reached no backend since the agent was started"}},
 		{"nobody tells of pods", func(q *api.Quality) { q.Pods.Learning = false }, []string{"nobody tells it of pods: new ones have no name"}},
 		{"an agent that says nothing of pods and backends", func(q *api.Quality) { q.Pods, q.Exports = nil, nil }, nil},
 		{"stacks are not whole", func(q *api.Quality) {

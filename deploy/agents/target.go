@@ -149,18 +149,20 @@ func plural(n int, noun string) string {
 
 // Find looks a target up. A target without running pods is a fault.
 func Find(ctx context.Context, client kubernetes.Interface, t Target) (*Scope, error) {
+	return find(ctx, client, t, false)
+}
+
+// FindPast looks a target up as it may have been: pods that it had were on any
+// node, and there may be none of it left.
+func FindPast(ctx context.Context, client kubernetes.Interface, t Target) (*Scope, error) {
+	return find(ctx, client, t, true)
+}
+
+func find(ctx context.Context, client kubernetes.Interface, t Target, past bool) (*Scope, error) {
 	s := &Scope{Target: t}
 	switch t.Kind {
 	case Cluster:
-		nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return nil, asked("list the nodes", err)
-		}
-		for i := range nodes.Items {
-			s.Nodes = append(s.Nodes, nodes.Items[i].Name)
-		}
-		slices.Sort(s.Nodes)
-		return s, nil
+		return s, s.placeAnywhere(ctx, client)
 	case Node, Process:
 		if _, err := client.CoreV1().Nodes().Get(ctx, t.Name, metav1.GetOptions{}); err != nil {
 			return nil, s.missing(err, "kubectl get nodes")
@@ -171,7 +173,26 @@ func Find(ctx context.Context, client kubernetes.Interface, t Target) (*Scope, e
 	if err := s.findPods(ctx, client); err != nil {
 		return nil, err
 	}
+	if past && s.known() {
+		return s, s.placeAnywhere(ctx, client)
+	}
 	return s, s.place()
+}
+
+// known says that agents know the target's processes by more than its namespace.
+func (s *Scope) known() bool { return s.Kind == Namespace || len(s.Labels) > 1 }
+
+// placeAnywhere takes every node.
+func (s *Scope) placeAnywhere(ctx context.Context, client kubernetes.Interface) error {
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return asked("list the nodes", err)
+	}
+	for i := range nodes.Items {
+		s.Nodes = append(s.Nodes, nodes.Items[i].Name)
+	}
+	slices.Sort(s.Nodes)
+	return nil
 }
 
 // findPods finds the target's pods, and what agents know them by.
