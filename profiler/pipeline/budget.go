@@ -32,6 +32,17 @@ type cpuBudget struct {
 type spent struct {
 	all     float64
 	samples float64 // of that, to take and read samples: it goes with the rate
+	hz      int     // the rate that they were taken at; 0: the one that was chosen
+}
+
+// at is what the second would have cost at another rate. A recording takes more
+// samples than were chosen, and where memory is short it is fewer.
+func (s spent) at(rate int) spent {
+	if s.hz == 0 || s.hz == rate {
+		return s
+	}
+	samples := s.samples * float64(rate) / float64(s.hz)
+	return spent{all: s.all - s.samples + samples, samples: samples}
 }
 
 // Figures of the control loop, in seconds unless they say otherwise.
@@ -49,7 +60,6 @@ const (
 	maxFall       = 4      // times lower at once: what costs now may be over in a moment
 	maxRise       = 2      // times higher at once
 	minWindow     = 10
-	maxWindow     = 60
 )
 
 // rates are the steps, primes some 0.7 apart: none marches in step with a timer.
@@ -58,7 +68,7 @@ var rates = [...]int{1, 2, 3, 5, 7, 11, 17, 23, 31, 47, 67, 97, 139, 199, 283, 4
 // newCPUBudget begins no faster than by default where there is a limit: what a
 // sample costs on this machine is not known yet.
 func newCPUBudget(limit float64, base int, window time.Duration) *cpuBudget {
-	b := &cpuBudget{limit: limit, base: base, rate: base, window: min(max(int(window.Seconds()), minWindow), maxWindow)}
+	b := &cpuBudget{limit: limit, base: base, rate: base, window: max(int(window.Seconds()), minWindow)}
 	if limit > 0 {
 		b.rate = min(base, DefaultFrequency)
 	}
@@ -74,6 +84,7 @@ func (b *cpuBudget) observe(s spent) int {
 		return b.rate
 	}
 	b.bank = min(max(b.bank+b.limit-s.all, -oweSeconds*b.limit), saveSeconds*b.limit)
+	s = s.at(b.rate)
 	if b.bank >= 0 {
 		b.burst = 0
 	} else if b.burst < burstSeconds && len(b.recent) > 0 && s.all > burstTimes*max(b.limit, b.mean(raiseSeconds).all) {
@@ -136,7 +147,7 @@ func (b *cpuBudget) mean(seconds int) spent {
 		sum.samples += s.samples
 	}
 	n := float64(len(last))
-	return spent{sum.all / n, sum.samples / n}
+	return spent{all: sum.all / n, samples: sum.samples / n}
 }
 
 func (b *cpuBudget) change(rate int) int {
@@ -183,10 +194,15 @@ func (b *cpuBudget) reset(limit float64, base int) {
 	if b.limit == limit && b.base == base {
 		return
 	}
-	b.limit, b.base, b.bank = limit, base, min(b.bank, 0)
+	free := b.limit <= 0
+	b.limit, b.base, b.bank, b.recent = limit, base, min(b.bank, 0), b.recent[:0]
 	if limit <= 0 {
 		b.bank = 0
 		b.change(base)
+		return
+	}
+	if free { // nobody looked at what the rate costs
+		b.change(min(base, b.rate, DefaultFrequency))
 		return
 	}
 	b.change(min(base, b.rate)) // it rises again by steps

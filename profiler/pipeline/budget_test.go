@@ -81,9 +81,37 @@ func TestCPUBudgetRisesAgain(t *testing.T) {
 	if seconds > 150 {
 		t.Errorf("it took %d s until the rate was back", seconds)
 	}
+	b.reset(0.01, 997)
+	if b.reset(0, 499); b.rate != 499 {
+		t.Errorf("without a limit the rate is %d, want 499", b.rate)
+	}
+	if b.reset(0.01, 499); b.rate != 97 {
+		t.Errorf("with a limit again the rate is %d, want 97: what 499 Hz cost nobody saw", b.rate)
+	}
 	b.reset(0, 499)
 	if got := b.observe(costs(0.9, 0)); got != 499 {
 		t.Errorf("without a limit the rate is %d, want 499", got)
+	}
+}
+
+// TestCPUBudgetOfARecording: what a recording at a higher rate costs is owed, and
+// is not taken for the price of the rate that was chosen.
+func TestCPUBudgetOfARecording(t *testing.T) {
+	const limit, fixed, perHertz = 0.01, 0.004, 0.00002
+	b := newCPUBudget(limit, 97, 15*time.Second)
+	for second := range 300 {
+		hz := b.rate
+		if second >= 60 && second < 90 {
+			hz = 999
+		}
+		s := costs(fixed, perHertz*float64(hz))
+		s.hz = hz
+		if rate := b.observe(s); rate != 97 {
+			t.Fatalf("second %d: %d Hz, want 97", second, rate)
+		}
+		if second == 89 && b.bank > -0.1*limit {
+			t.Error("what the recording cost is not owed")
+		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/kalypso-dev/kalypso/profiler"
-	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
 // Running is a process that is there, and the workload that it is of.
@@ -40,7 +39,8 @@ func (s *Service) Running() ([]Running, error) {
 		if kernel || gone || err != nil || exe == "" && !runs(pid) {
 			continue
 		}
-		cgroup, _ := workload.CgroupOf(pid) // without one it is of the machine
+		place, _ := s.who.place(pid) // without one it is of the machine
+		cgroup := place.Path
 		p := profiler.Process{PID: pid, Comm: strings.TrimSuffix(string(comm), "\n"), Exe: exe, Cgroup: cgroup}
 		out = append(out, Running{p, s.who.is(&identity{exe: exe, cgroup: cgroup}, p.Comm)})
 	}

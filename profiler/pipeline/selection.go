@@ -63,6 +63,7 @@ type selection struct {
 	installed map[bpf.Cgroup]bpf.Verdict
 	rates     map[string]int // of pods by UID that have one of their own; a new map with each change
 	said      bool           // that the table is full
+	crowded   time.Time      // when there was no room in met last, by meet
 	owed      bool           // naming is behind: the table changes with the next segment
 	timer     *time.Timer
 	due       time.Time // of timer
@@ -106,8 +107,15 @@ func (x *selection) meet(p workload.Place) {
 	if known != nil {
 		id = known.id
 	}
+	crowded := known == nil && !room
+	if crowded { // those that are gone make room
+		if now := time.Now(); now.Sub(x.crowded) >= scanEvery {
+			x.crowded = now
+			x.poke()
+		}
+	}
 	x.mu.Unlock()
-	if known == nil && !room || known != nil && !x.active.Load() {
+	if crowded || known != nil && !x.active.Load() {
 		return
 	}
 	if now, err := x.groups.ID(p); err != nil || known != nil && now == id {
@@ -117,6 +125,11 @@ func (x *selection) meet(p workload.Place) {
 	x.mu.Lock()
 	x.met[p] = &metPlace{containers: containers}
 	x.mu.Unlock()
+	x.poke()
+}
+
+// poke has the table made anew.
+func (x *selection) poke() {
 	select {
 	case x.fresh <- struct{}{}:
 	default: // it is known already
@@ -327,10 +340,15 @@ func (x *selection) resolve(p *plan) map[bpf.Cgroup]verdict {
 	for _, v := range p.verdicts {
 		some = some || v.Share < 1
 	}
+	x.mu.Lock()
+	crowded := len(x.met) >= maxMet
+	x.mu.Unlock()
+	if some || crowded {
+		x.look()
+	}
 	if !some {
 		return nil
 	}
-	x.look()
 	all := map[bpf.Cgroup]verdict{}
 	for place, v := range p.verdicts {
 		if id, err := x.groups.ID(place); err == nil {

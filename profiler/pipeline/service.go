@@ -416,6 +416,7 @@ func (s *Service) lostSoFar() (lost, filtered uint64) {
 func (s *Service) keepToBudget() {
 	now := s.measure()
 	spent := now.since(s.lastCost, s.cpus)
+	spent.hz = s.hz
 	s.lastCost = now
 	s.count(func(st *ServiceStats) {
 		st.CPUShare, st.CPUBudget, st.AgentCPU, st.BPFTime = spent.all, s.budget.limit, now.agent, now.bpf
