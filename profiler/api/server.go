@@ -374,13 +374,16 @@ func (s *server) allProcesses(w http.ResponseWriter, r *http.Request, q *query) 
 		return err
 	}
 	defer end()
-	got, err := s.read(r.Context(), from, to, Selection{Filter: f})
-	if err := r.Context().Err(); err != nil {
-		return err
-	}
 	out := &Processes{Schema: schemaProcesses, Span: Span{From: from, To: to}}
-	if err == nil {
-		out = newProcesses(got)
+	if s.History.Stats().Segments > 0 {
+		got, err := s.read(r.Context(), from, to, Selection{Filter: f})
+		var status *statusError
+		switch {
+		case err == nil:
+			out = newProcesses(got)
+		case !errors.As(err, &status) || status.status != http.StatusNotFound: // nothing of that time
+			return err
+		}
 	}
 	running, err := s.Running()
 	if err != nil {
