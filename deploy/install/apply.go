@@ -237,6 +237,8 @@ func pause(ctx context.Context, d time.Duration) error {
 var (
 	failedHook = regexp.MustCompile(`failed (pre|post)-(install|upgrade)|(pre|post)-(install|upgrade) hooks failed`)
 	failedJob  = regexp.MustCompile(`job (\S+) failed`)
+	// What admission refuses is "forbidden", too: quotas, limit ranges, pod security.
+	refusedByPolicy = regexp.MustCompile(`exceeded quota|violates PodSecurity|(minimum|maximum) (cpu|memory|storage) usage per`)
 )
 
 // sendFault says why a release could not be applied.
@@ -259,6 +261,11 @@ func sendFault(step *Step, err error) error {
 	case strings.Contains(text, "cannot be imported into the current release"):
 		f.What = fmt.Sprintf("cannot install %s: something is there that kalypsoctl did not make", step.Name)
 		f.Fix, f.Kind = "--adopt "+step.Name+"     takes it over", ErrForeign
+	case strings.Contains(text, "because it is being terminated"):
+		f.What = fmt.Sprintf("cannot install %s: its namespace is being deleted", step.Name)
+		f.Kind = ErrTerminating
+	case refusedByPolicy.MatchString(text): // rights are not what is missing
+		f.What = "a policy of the cluster does not let " + step.Name + " in"
 	case strings.Contains(text, "is forbidden"):
 		f.What = "you may not install " + step.Name
 		f.Fix, f.Kind = "kalypsoctl preflight --only rbac     lists the rights that are needed", kube.ErrForbidden
