@@ -95,9 +95,9 @@ func (c *config) run(ctx context.Context) (bad bool, err error) {
 	rows, err := c.watch(ctx, socket, ended)
 	endLoad()
 	loading.Wait()
-	_ = agent.Process.Signal(syscall.SIGTERM) // it may have ended by itself
-	if err == nil {
-		err = <-ended
+	if !errors.Is(err, errEnded) {
+		_ = agent.Process.Signal(syscall.SIGTERM) // it may have ended by itself
+		err = errors.Join(err, <-ended)
 	}
 	if err != nil {
 		return false, fmt.Errorf("%w\n%s", err, log.Bytes())
@@ -132,6 +132,8 @@ func keepBusy(ctx context.Context, command string) {
 	}
 }
 
+var errEnded = errors.New("the agent ended")
+
 // row is what one look saw; counters are since the look before.
 type row struct {
 	at        time.Duration
@@ -164,7 +166,7 @@ func (c *config) watch(ctx context.Context, socket string, ended <-chan error) (
 		case <-ctx.Done():
 			return rows, nil
 		case err := <-ended:
-			return nil, errors.Join(errors.New("the agent ended"), err)
+			return nil, errors.Join(errEnded, err)
 		case <-tick.C:
 		}
 		m, err := read(client)

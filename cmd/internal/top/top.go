@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
+	"github.com/kalypso-dev/kalypso/exporter/format"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/api"
 )
@@ -45,7 +46,7 @@ func Lines(t *api.Top, columns int) []string {
 
 // facts is the line above the table: of parts that do not fit the first stay.
 func facts(t *api.Top, columns int) string {
-	processes := strconv.Itoa(t.Processes) + " processes"
+	processes := format.Grouped(uint64(t.Processes)) + " processes"
 	if t.Processes == 1 {
 		processes = "1 process"
 	}
