@@ -92,6 +92,10 @@ func (s *Service) untilEnded(r *recorder) bool {
 	}
 }
 
+// owingFrequency is the most that a recording gets while the CPU budget is owed
+// something: somebody waits for the answer, and it is over in a minute at most.
+const owingFrequency = 100
+
 // beginRecording and endRecording run in the loop.
 func (s *Service) beginRecording(r *recorder) error {
 	if !s.cut(false) {
@@ -99,7 +103,7 @@ func (s *Service) beginRecording(r *recorder) error {
 	}
 	r.from = s.seq
 	if s.budget.limit > 0 && s.budget.bank < 0 {
-		r.hz = 0 // while something is owed, nobody gets more
+		r.hz = min(r.hz, owingFrequency)
 	}
 	s.mu.Lock()
 	s.recording[r] = true
