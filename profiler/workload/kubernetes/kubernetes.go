@@ -317,6 +317,9 @@ func (w *Watcher) poll(ctx context.Context, learnt func()) error {
 		address = net.JoinHostPort(w.cfg.Node, "10250")
 	}
 	if !strings.Contains(address, "://") {
+		if host, port, err := net.SplitHostPort(address); err == nil { // [10.0.0.7]:10250 is none in a URL
+			address = net.JoinHostPort(host, port)
+		}
 		address = "https://" + address
 	}
 	for {
