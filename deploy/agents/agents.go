@@ -512,6 +512,13 @@ type process struct {
 	agent *agent
 	pid   profiler.PID
 	cores float64
+	exe   string // empty: not known
+}
+
+// replaced says that another program has the process's PID now.
+func (p *process) replaced(d *api.Dump) bool {
+	was, is := strings.TrimSuffix(p.exe, " (deleted)"), strings.TrimSuffix(d.Exe, " (deleted)")
+	return was != "" && is != "" && was != is
 }
 
 // Dump gives the stacks of every thread of the target's processes, at most so
@@ -542,6 +549,7 @@ func (f *Fleet) Dump(ctx context.Context, most int) (list []Stacks, more int, er
 	for i, p := range processes {
 		var status *api.StatusError
 		switch err := errs[i]; {
+		case err == nil && p.replaced(stacks[i]): // it ended
 		case err == nil:
 			list = append(list, Stacks{p.agent.node, stacks[i]})
 		case f.Scope.Kind != Process && errors.As(err, &status) && status.Status == http.StatusNotFound: // it ended
@@ -570,9 +578,11 @@ func (f *Fleet) processes(ctx context.Context) ([]process, error) {
 		if err != nil {
 			return nil, err
 		}
+		listed := map[profiler.PID]bool{} // one that ran under two names is there twice
 		for _, p := range found.List {
-			if p.PID > 0 {
-				out = append(out, process{a, p.PID, p.Cores})
+			if p.PID > 0 && !listed[p.PID] {
+				listed[p.PID] = true
+				out = append(out, process{a, p.PID, p.Cores, p.Exe})
 			}
 		}
 		return out, nil
