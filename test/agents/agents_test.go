@@ -84,6 +84,7 @@ func TestAgents(t *testing.T) {
 		})
 	})
 	var when periods
+	when.chosen = b.choose(t)
 	when.renamed = span{time.Now(), time.Now().Add(2 * window)}
 	b.kubectl(t, "-n", "shop", "label", "pod", "store-0", "--overwrite", "app.kubernetes.io/name=renamed")
 	b.kubectl(t, "-n", "shop", "delete", "pod", "-l", "app=checkout", "--wait=false")
@@ -98,6 +99,7 @@ func TestAgents(t *testing.T) {
 
 	all := b.profiles(t)
 	t.Run("every sample of a pod has its names", func(t *testing.T) { b.named(t, all, when) })
+	t.Run("pods are sampled as they ask", func(t *testing.T) { b.asked(t, all, when.chosen) })
 	t.Run("shares are right", func(t *testing.T) { shared(t, all) })
 	t.Run("short containers are accounted to their pods", func(t *testing.T) { b.short(t, all, used) })
 	t.Run("no sample is missing that is not counted", func(t *testing.T) { b.accounted(t, all) })

@@ -17,6 +17,24 @@ type span struct{ from, to time.Time }
 
 func (s span) touches(from, to time.Time) bool { return from.Before(s.to) && to.After(s.from) }
 
+// chosenHz is the rate that a pod asks for.
+const chosenHz = 20
+
+// choose has a pod left out and others sampled at a rate of their own, for two
+// windows, by annotations.
+func (b *bench) choose(t *testing.T) span {
+	t.Helper()
+	b.kubectl(t, "-n", "shop", "annotate", "pod", "store-0", "profiles.kalypso.io/enabled=false")
+	b.kubectl(t, "-n", "shop", "annotate", "pod", "-l", "app=probe", fmt.Sprintf("profiles.kalypso.io/frequency=%d", chosenHz))
+	b.pass(t, 2*time.Second) // watches tell of it, and the table changes
+	began := time.Now()
+	b.pass(t, 3*window)
+	ended := time.Now()
+	b.kubectl(t, "-n", "shop", "annotate", "pod", "store-0", "profiles.kalypso.io/enabled-")
+	b.kubectl(t, "-n", "shop", "annotate", "pod", "-l", "app=probe", "profiles.kalypso.io/frequency-")
+	return span{began, ended}
+}
+
 // away is how long nobody answers.
 const away = time.Minute
 

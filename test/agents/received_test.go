@@ -40,6 +40,7 @@ func (b *bench) profiles(t *testing.T) []otlptest.Profile {
 
 // periods are when not everything could be known.
 type periods struct {
+	chosen  span // store-0 was left out, and probe had a rate of its own
 	away    span // nobody was heard of pods
 	renamed span // store-0 had two names
 	drained span // there were two of store-0, with a name each
@@ -235,6 +236,39 @@ func (b *bench) short(t *testing.T, all []otlptest.Profile, used float64) {
 	t.Logf("short containers used %.2f s, and their pods have %.2f s of it, %.1f %% (%d samples)", used, got, 100*got/used, samples)
 	if got < 0.95*used || got > 1.1*used {
 		t.Errorf("short containers used %.2f s, and their pods have %.2f s", used, got)
+	}
+}
+
+// asked holds what was sampled while pods had annotations against these.
+func (b *bench) asked(t *testing.T, all []otlptest.Profile, when span) {
+	t.Helper()
+	rates := map[time.Duration]uint64{} // samples of probe by period
+	for i := range all {
+		p := &all[i]
+		if p.Start.Before(when.from) || p.Start.Add(p.Duration).After(when.to) {
+			continue
+		}
+		switch p.Attributes["k8s.pod.name"] {
+		case "store-0":
+			t.Errorf("%d samples of a pod that asked to be left out, from %s on", p.Samples(), p.Start.Format(time.TimeOnly))
+		default:
+			if p.Attributes["k8s.daemonset.name"] == "probe" {
+				rates[p.Period] += p.Samples()
+			}
+		}
+	}
+	if len(rates) != 1 || rates[time.Second/chosenHz] == 0 {
+		t.Errorf("samples of the pods that asked for %d Hz by period: %v", chosenHz, rates)
+	}
+	var filtered uint64
+	for _, runs := range b.truth.totals(t) {
+		for i := range runs {
+			filtered += runs[i].Filtered
+		}
+	}
+	t.Logf("%d samples were left out, probe's by period: %v", filtered, rates)
+	if filtered == 0 {
+		t.Error("no sample was left out")
 	}
 }
 
