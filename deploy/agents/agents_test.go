@@ -313,7 +313,9 @@ func TestPast(t *testing.T) {
 
 // TestShort: a node that remembers less has too small a part, and that is told.
 func TestShort(t *testing.T) {
-	of := func(node string, d time.Duration) *profiler.Profile { return &profiler.Profile{Host: node, Duration: d} }
+	of := func(node string, d time.Duration) *profiler.Profile {
+		return &profiler.Profile{Host: node, Duration: d}
+	}
 	a := newAnswer([][]*profiler.Profile{{of("birch", 15*time.Minute), of("birch", time.Second)}, {of("larch", time.Minute)}, {of("fir", 14*time.Minute)}})
 	if diff := cmp.Diff(a.Short(), []Short{{"larch", time.Minute}}); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
