@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/kalypso-dev/kalypso/charts"
+	"github.com/kalypso-dev/kalypso/release/oci"
 	"github.com/kalypso-dev/kalypso/release/program"
 	"github.com/kalypso-dev/kalypso/release/spdx"
 )
@@ -188,10 +188,10 @@ func (c config) writeLayout(m metadata, chartYAML, archive []byte) error {
 		"org.opencontainers.image.source":      "https://" + program.Module,
 		"org.opencontainers.image.licenses":    chartLicense,
 	}}
-	if manifest.Config, err = blob(path, chartConfigType, config); err != nil {
+	if manifest.Config, err = oci.WriteBlob(path, chartConfigType, config); err != nil {
 		return err
 	}
-	content, err := blob(path, chartContentType, archive)
+	content, err := oci.WriteBlob(path, chartContentType, archive)
 	if err != nil {
 		return err
 	}
@@ -200,19 +200,10 @@ func (c config) writeLayout(m metadata, chartYAML, archive []byte) error {
 	if err != nil {
 		return err
 	}
-	d, err := blob(path, types.OCIManifestSchema1, raw)
+	d, err := oci.WriteBlob(path, types.OCIManifestSchema1, raw)
 	if err != nil {
 		return err
 	}
 	d.Annotations = map[string]string{"org.opencontainers.image.ref.name": m.Version}
 	return path.AppendDescriptor(d)
-}
-
-// blob writes bytes into a layout.
-func blob(path layout.Path, kind types.MediaType, data []byte) (v1.Descriptor, error) {
-	hash, size, err := v1.SHA256(bytes.NewReader(data))
-	if err == nil {
-		err = path.WriteBlob(hash, io.NopCloser(bytes.NewReader(data)))
-	}
-	return v1.Descriptor{MediaType: kind, Size: size, Digest: hash}, err
 }

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"github.com/kalypso-dev/kalypso/release/oci"
 	"github.com/kalypso-dev/kalypso/release/program"
 )
 
@@ -67,10 +66,10 @@ func attach(path layout.Path, m platformImage) error {
 		ArtifactType:  sbomType,
 		Subject:       &v1.Descriptor{MediaType: subject.MediaType, Size: subject.Size, Digest: subject.Digest},
 	}
-	if manifest.Config, err = blob(path, types.OCIEmptyJSON, []byte("{}")); err != nil {
+	if manifest.Config, err = oci.WriteBlob(path, types.OCIEmptyJSON, []byte("{}")); err != nil {
 		return err
 	}
-	sbom, err := blob(path, sbomType, m.sbom)
+	sbom, err := oci.WriteBlob(path, sbomType, m.sbom)
 	if err != nil {
 		return err
 	}
@@ -79,21 +78,12 @@ func attach(path layout.Path, m platformImage) error {
 	if err != nil {
 		return err
 	}
-	d, err := blob(path, types.OCIManifestSchema1, raw)
+	d, err := oci.WriteBlob(path, types.OCIManifestSchema1, raw)
 	if err != nil {
 		return err
 	}
 	d.ArtifactType = sbomType
 	return path.AppendDescriptor(d)
-}
-
-// blob writes bytes into a layout.
-func blob(path layout.Path, kind types.MediaType, data []byte) (v1.Descriptor, error) {
-	hash, size, err := v1.SHA256(bytes.NewReader(data))
-	if err == nil {
-		err = path.WriteBlob(hash, io.NopCloser(bytes.NewReader(data)))
-	}
-	return v1.Descriptor{MediaType: kind, Size: size, Digest: hash}, err
 }
 
 // writeArchive writes the image of one architecture as "docker save" does, which
