@@ -416,6 +416,22 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// TestFewSamples: a table of an idle machine says why there is so little in it.
+func TestFewSamples(t *testing.T) {
+	for n, want := range map[uint64]bool{1: true, fewSamples - 1: true, fewSamples: false} {
+		p := shop()
+		p.Samples = p.Samples[:1]
+		p.Samples[0].Count = n
+		var b bytes.Buffer
+		if err := WriteTable(&b, p, Table{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(b.String(), "\nfew samples, "); got != want {
+			t.Errorf("%d samples: said %t, want %t\n%s", n, got, want, b.String())
+		}
+	}
+}
+
 // manyCgroups is more cgroups than the table lists.
 func manyCgroups() *profiler.Profile {
 	p := shop()

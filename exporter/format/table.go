@@ -151,8 +151,16 @@ func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 		}
 		t.wrap(b, head, l, "         ")
 	}
+	if samples < fewSamples && len(t.Facts) == 0 {
+		b.WriteByte('\n')
+		t.wrap(b, "", "few samples, so that shares say little: record while something runs, or for longer", "")
+	}
 	return b.Flush()
 }
+
+// fewSamples is so few that the share of a function that has half of them is off by
+// 10 points and more (one standard deviation, 50/√n).
+const fewSamples = 25
 
 // cgroups writes the busiest cgroups and their shares.
 func (t Table) cgroups(b *bufio.Writer, p *profiler.Profile, samples uint64) {
