@@ -116,8 +116,8 @@ func (b *cpuBudget) observe(s spent) int {
 	return b.rate
 }
 
-// helpless says that the limit is passed and that fewer samples would not help.
-func (b *cpuBudget) helpless() bool {
+// unmet says that the limit is passed and that fewer samples would not help.
+func (b *cpuBudget) unmet() bool {
 	if b.limit <= 0 || len(b.recent) < b.window || b.bank > -oweSeconds/2*b.limit {
 		return false
 	}

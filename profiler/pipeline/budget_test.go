@@ -186,7 +186,7 @@ func TestCPUBudgetOfNames(t *testing.T) {
 			b.observe(costs(0.17, 0))
 			rate, low, full := 97, 97, 0
 			const seconds = 600
-			helpless := 0
+			unmet := 0
 			for second := range seconds {
 				samples := tt.samples * float64(rate) / 97
 				s := costs(tt.usual-tt.samples, samples)
@@ -198,8 +198,8 @@ func TestCPUBudgetOfNames(t *testing.T) {
 				if rate == 97 {
 					full++
 				}
-				if b.helpless() {
-					helpless++
+				if b.unmet() {
+					unmet++
 				}
 			}
 			if low < tt.wantLow {
@@ -208,8 +208,8 @@ func TestCPUBudgetOfNames(t *testing.T) {
 			if full < seconds*3/4 {
 				t.Errorf("the full rate for %d of %d seconds", full, seconds)
 			}
-			if tt.wantOne != (helpless > seconds*3/4) || !tt.wantOne && helpless > 0 {
-				t.Errorf("for %d of %d seconds fewer samples would not have helped, want %t", helpless, seconds, tt.wantOne)
+			if tt.wantOne != (unmet > seconds*3/4) || !tt.wantOne && unmet > 0 {
+				t.Errorf("for %d of %d seconds fewer samples would not have helped, want %t", unmet, seconds, tt.wantOne)
 			}
 		})
 	}

@@ -96,7 +96,7 @@ func (m *Metrics) List() []telemetry.Metric {
 		m.gauge("kalypso_agent_frequency_hertz", "Hz", "Samples a second and CPU that are taken now.", func() float64 { return float64(m.stats.Frequency) }),
 		m.counter("kalypso_agent_frequency_changes_total", "{change}", "Changes of the sampling rate: budgets, recordings, settings.", func() float64 { return float64(m.stats.RateChanges) }),
 		m.gauge("kalypso_agent_cpu_budget_unmet", "", "1 while the CPU budget is passed and fewer samples would not help, else 0.", func() float64 {
-			if m.stats.CPUHelpless {
+			if m.stats.CPUUnmet {
 				return 1
 			}
 			return 0

@@ -152,7 +152,7 @@ type ServiceStats struct {
 	Frequency    int     // now
 	CPUShare     float64 // of the node, in the last second
 	CPUBudget    float64 // of the node
-	CPUHelpless  bool    // the budget is passed, and fewer samples would not help
+	CPUUnmet     bool    // the budget is passed, and fewer samples would not help
 	AgentCPU     time.Duration
 	BPFTime      time.Duration
 	RateChanges  uint64
@@ -427,12 +427,12 @@ func (s *Service) keepToBudget() {
 	}
 	s.budget.observe(spent)
 	s.setRate(s.rate())
-	helpless := s.budget.helpless()
-	if helpless && !s.stats.CPUHelpless {
+	unmet := s.budget.unmet()
+	if unmet && !s.stats.CPUUnmet {
 		s.cfg.Log.Warn("the CPU budget is passed, and fewer samples would not help: the rate is held", "hz", fmt.Sprint(s.hz),
 			"cpu share", s.budget.mean(s.budget.window).all, "cpu budget", s.budget.limit, "fix", "raise --cpu.budget, or leave out processes that come and go")
 	}
-	s.count(func(st *ServiceStats) { st.CPUHelpless = helpless })
+	s.count(func(st *ServiceStats) { st.CPUUnmet = unmet })
 }
 
 // setRate changes the rate; the segment ends, so that every profile has one.

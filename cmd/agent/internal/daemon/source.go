@@ -63,7 +63,7 @@ func (s source) Status() api.Status {
 		Cost: api.Cost{
 			CPU: st.AgentCPU, BPF: st.BPFTime, Share: st.CPUShare, Budget: st.CPUBudget,
 			RSSBytes: st.Memory.Resident, MapBytes: st.Memory.Maps, MemoryBudget: st.Memory.Budget,
-			Unmet: st.CPUHelpless, Pressure: st.Memory.Pressure,
+			Unmet: st.CPUUnmet, Pressure: st.Memory.Pressure,
 		},
 		Pods: pods, Exports: exports,
 	}
