@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
@@ -55,6 +57,7 @@ type Config struct {
 type Sampler struct {
 	Config
 	copies chan *job
+	held   atomic.Int64 // bytes of the copies that are queued or being unwound
 	pool   sync.Pool
 
 	cutting sync.Mutex    // one at a time
@@ -76,9 +79,20 @@ type Stats struct {
 	Busy        time.Duration // CPU time to read and unwind samples: see maxBusy
 }
 
+// job is a copy in memory of its own.
 type job struct {
-	raw   []byte
+	Copy
 	words []uint64
+	stack []byte
+}
+
+func (j *job) bytes() int64 { return int64(unsafe.Sizeof(*j)) + int64(8*cap(j.words)+cap(j.stack)) }
+
+// set takes c over; words holds its frames.
+func (j *job) set(c *Copy, words []uint64) {
+	j.Copy, j.words, j.stack = *c, append(j.words[:0], words...), append(j.stack[:0], c.Copy.Stack...)
+	kernel := len(c.Kernel)
+	j.Kernel, j.User, j.Copy.Copy.Stack = j.words[:kernel:kernel], j.words[kernel:], j.stack
 }
 
 // cut is something to be done between two records.
@@ -90,8 +104,14 @@ type cut struct {
 // ErrEnded says that the sampler does not run any more.
 var ErrEnded = errors.New("sampling has ended")
 
-// queued copies at most: 2 MiB.
-const queued = 32
+// What waits to be unwound at most. A copy has 64 KiB at most and mostly a few
+// KiB, so it is their bytes that are bounded: where all CPUs are taken the first
+// table of a program takes long to build, and samples go on to come.
+const (
+	queued      = 1024
+	queuedBytes = 2 << 20
+	pooledBytes = 8 << 10 // a larger one is not kept for the next copy
+)
 
 // poll is how often the ring buffer is looked into when it fills slowly: what
 // needs no haste does not wake us. Where nothing runs it is less often, down to
@@ -302,20 +322,38 @@ func (s *Sampler) record(raw []byte, words []uint64) (_ []uint64, counted bool) 
 		s.add(&c.Stack)
 		return words, c.Counted
 	}
-	j := s.pool.Get().(*job)
-	j.raw = append(j.raw[:0], raw...)
-	select {
-	case s.copies <- j:
-	default:
+	if !s.queue(&c, words) {
 		s.mu.Lock()
 		s.stats.Overflowed++
 		s.mu.Unlock()
-		s.pool.Put(j)
 		c.Stop = profiler.StopNoTable
 		c.Key.Hash = hash(&c.Stack)
 		s.add(&c.Stack)
 	}
 	return words, false
+}
+
+// queue has a copied stack unwound, if there is room for it.
+func (s *Sampler) queue(c *Copy, words []uint64) bool {
+	j := s.pool.Get().(*job)
+	j.set(c, words)
+	if s.held.Add(j.bytes()) <= queuedBytes {
+		select {
+		case s.copies <- j:
+			return true
+		default:
+		}
+	}
+	s.release(j)
+	return false
+}
+
+func (s *Sampler) release(j *job) {
+	bytes := j.bytes()
+	s.held.Add(-bytes)
+	if bytes <= pooledBytes {
+		s.pool.Put(j)
+	}
 }
 
 // unwindCopies unwinds what is queued, and keeps the process table fresh when
@@ -331,7 +369,7 @@ func (s *Sampler) unwindCopies() {
 			began := threadTime()
 			user = s.unwind(j, user[:0])
 			s.busy(began)
-			s.pool.Put(j)
+			s.release(j)
 		case <-s.syncs:
 			if err := s.Unwinder.Sync(); err != nil {
 				s.Failed(err)
@@ -341,14 +379,10 @@ func (s *Sampler) unwindCopies() {
 }
 
 func (s *Sampler) unwind(j *job, user []uint64) []uint64 {
-	c, _, words, err := decode(j.raw, j.words, s.ByThread)
-	j.words = words
-	if err != nil {
-		s.Failed(err)
-		return user
-	}
+	c := &j.Copy
 	c.Arch = s.Arch
 	user = append(user, c.User...)
+	var err error
 	user, c.Stop, err = s.Unwinder.Walk(user, c.Key.PID, &c.Copy)
 	if err != nil {
 		s.Failed(err)

@@ -72,6 +72,17 @@ func (u still) Walk(dst []uint64, _ profiler.PID, _ *unwind.Copy) ([]uint64, pro
 func (still) Sync() error { return nil }
 
 func TestQueueOverflow(t *testing.T) {
+	for name, stack := range map[string]int{"small": 64, "large": 64 << 10} {
+		t.Run(name, func(t *testing.T) {
+			var j job
+			j.set(&Copy{Copy: unwind.Copy{Stack: make([]byte, stack)}}, make([]uint64, 3))
+			testQueueOverflow(t, stack, uint64(min(queued, queuedBytes/j.bytes())))
+		})
+	}
+}
+
+// testQueueOverflow sends more copies of stack bytes than there is room for.
+func testQueueOverflow(t *testing.T, stack int, room uint64) {
 	sink, gate := newTally(), make(chan struct{})
 	s := New(Config{Sink: sink, Unwinder: still{gate}, Failed: func(err error) { t.Error(err) }})
 	done := make(chan struct{})
@@ -80,9 +91,9 @@ func TestQueueOverflow(t *testing.T) {
 		s.unwindCopies()
 	}()
 	const extra = 5
-	raw := copyRecord(flagExact, []uint64{1, 2}, []uint64{3}, make([]byte, 64))
+	raw := copyRecord(flagExact, []uint64{1, 2}, []uint64{3}, make([]byte, stack))
 	var words []uint64
-	for range queued + extra + 1 { // one more may be in the unwinder's hands
+	for range room + extra + 1 { // one more may be in the unwinder's hands
 		words, _ = s.record(raw, words)
 	}
 	over := s.Stats().Overflowed
@@ -100,11 +111,14 @@ func TestQueueOverflow(t *testing.T) {
 	close(gate)
 	close(s.copies)
 	<-done
-	if st := s.Stats(); st.Copies != queued+extra+1-over || sink.stops[profiler.StopRoot] != st.Copies {
+	if st := s.Stats(); st.Copies != room+extra+1-over || sink.stops[profiler.StopRoot] != st.Copies {
 		t.Errorf("%d copies unwound, %v", st.Copies, sink.stops)
 	}
 	if sink.wrong != 0 {
 		t.Error(sink.sample)
+	}
+	if held := s.held.Load(); held != 0 {
+		t.Errorf("%d bytes are said to wait", held)
 	}
 }
 
