@@ -158,9 +158,11 @@ function start(profile) {
         td.title = `${number(n)} samples, ${duration(profile.seconds(n))}`;
         return td;
       };
-      const name = element("td", { className: "f", title: f.name + (f.module ? "\n" + f.module.path : "") },
-        element("span", { className: "swatch " + KINDS[f.kind] }), f.name);
-      if (f.module && f.kind !== KERNEL && !f.name.startsWith(f.module.name + "+0x")) name.append(" ", element("span", { className: "module", text: f.module.name }));
+      // Many functions of Go begin with the same folders: without room, these go.
+      const text = element("bdi", { dir: "ltr", text: f.name });
+      if (f.module && f.kind !== KERNEL && !f.name.startsWith(f.module.name + "+0x")) text.append(" ", element("span", { className: "module", text: f.module.name }));
+      const name = element("td", { className: foldersOf(f.name) ? "f tail" : "f", title: f.name + (f.module ? "\n" + f.module.path : "") },
+        element("span", { className: "swatch " + KINDS[f.kind] }), text);
       const tr = element("tr", { tabIndex: 0 }, cell(r.self), cell(r.total), name);
       tr.dataset.fn = r.fn;
       tr.setAttribute("aria-selected", String(r.fn === state.fn));

@@ -411,6 +411,29 @@ func TestBrowserTable(t *testing.T) {
 	b.reads("#selection", "self 15.0 % · total 15.0 % · 1.50 s · Go")
 }
 
+// TestBrowserTableKeepsTheEndOfGoNames: what tells functions of one module
+// apart is in sight where the whole name is not.
+func TestBrowserTableKeepsTheEndOfGoNames(t *testing.T) {
+	b := open(t, shop(), 1440, 900, "light")
+	b.click("#filter")
+	b.do(chromedp.KeyEvent("scanWhile"))
+	b.reads("#count", "1 function")
+	seen := func() (cut bool, end float64) {
+		at := ask[[]float64](b, `(() => {
+			const td = document.querySelector("#rows td.f"), text = td.querySelector("bdi").getBoundingClientRect(), box = td.getBoundingClientRect();
+			return [text.left < box.left ? 1 : 0, box.right - text.right];
+		})()`)
+		return at[0] == 1, at[1]
+	}
+	if cut, end := seen(); cut || end < 0 {
+		t.Errorf("with room: cut %v, the name ends %.0f before the cell does", cut, end)
+	}
+	ask[bool](b, `(document.querySelector("#functions table").style.width = "260px", true)`)
+	if cut, end := seen(); !cut || end < 0 {
+		t.Errorf("without room: cut at its beginning %v, the name ends %.0f before the cell does", cut, end)
+	}
+}
+
 func TestBrowserSandwich(t *testing.T) {
 	b := open(t, shop(), 1440, 900, "light")
 	b.click("#tab-sandwich")

@@ -296,11 +296,16 @@ function shade(f) {
 // shortName leaves out what a narrow bar has no room for: arguments,
 // templates, and the folders of a Go package.
 function shortName(name) {
-  let s = name.replace(/^.*\/(?=[^/(]*\.)/, "");
+  let s = name.slice(foldersOf(name).length);
   for (let i = 0; i < 8 && /<[^<>]*>/.test(s); i++) s = s.replace(/<[^<>]*>/g, "");
   const open = s.indexOf("(", 1);
   if (open > 1 && s[open - 1] !== "." && !s.startsWith("(")) s = s.slice(0, open);
   return s.replace(/^.*::(?=[^:]+::[^:]+$)/, "") || name;
+}
+
+// foldersOf is what comes before the package's own name in a function of Go.
+function foldersOf(name) {
+  return (name.match(/^[^ (<[]*\/(?=[^/(]*\.)/) || [""])[0];
 }
 
 // readTheme takes the palette from the style sheet, so that the legend and the
