@@ -222,6 +222,7 @@ func (p *Profile) Period() time.Duration {
 type Quality struct {
 	Samples         uint64            // samples in the profile
 	Lost            uint64            // samples taken but lost on the way, counted
+	LostUnknown     bool              // of some of the profile nobody told how many were lost
 	DistinctStacks  uint64            // different stacks among them
 	Stops           [Stops]uint64     // samples by the reason their walk ended
 	Frames          uint64            // locations of distinct stacks times their samples
@@ -253,6 +254,7 @@ func (q *Quality) Add(s *Stack, count uint64) {
 func (q *Quality) Merge(o *Quality) {
 	q.Samples += o.Samples
 	q.Lost += o.Lost
+	q.LostUnknown = q.LostUnknown || o.LostUnknown
 	q.DistinctStacks += o.DistinctStacks
 	for i, n := range o.Stops {
 		q.Stops[i] += n

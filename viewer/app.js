@@ -522,7 +522,7 @@ function drawQuality(profile) {
   $("grade").textContent = good ? "✓ Good quality" : "! Fair quality";
   $("verdict").textContent = [
     `${percent(q.complete, q.stacks)} of stacks complete`, q.frames ? `${percent(q.named, q.frames)} of frames named` : "",
-    q.lost ? `lost ${number(q.lost)} of ${number(q.lost + q.samples)} samples` : "no samples lost",
+    q.lostUnknown ? "losses not known" : q.lost ? `lost ${number(q.lost)} of ${number(q.lost + q.samples)} samples` : "no samples lost",
   ].filter(Boolean).join(" · ");
   const table = (title, list, all) => {
     if (!list.length) return;

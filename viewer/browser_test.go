@@ -285,6 +285,12 @@ func TestBrowserShowsWhatWasProfiled(t *testing.T) {
 	b.readsNot("header", "pprof")
 }
 
+func TestBrowserLossesThatNobodyTold(t *testing.T) {
+	p := shop()
+	p.Quality.LostUnknown = true
+	open(t, p, 1440, 900, "light").reads("#quality", "100.0 % of frames named · losses not known")
+}
+
 func TestBrowserLinksOfAServedPage(t *testing.T) {
 	b := open(t, shop(), 1440, 900, "light", Link{Text: "1 min", Href: "/?seconds=60"}, Link{Text: "5 min", Href: "/?seconds=300", Current: true}, Link{Text: "pprof", Href: "/pprof/x/"})
 	b.reads("#links", "1 min5 min")

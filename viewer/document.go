@@ -39,14 +39,15 @@ type meta struct {
 }
 
 type quality struct {
-	Samples  uint64    `json:"samples"`
-	Lost     uint64    `json:"lost"`
-	Stacks   uint64    `json:"stacks"`   // walks that were counted
-	Complete uint64    `json:"complete"` // of those
-	Stops    []counted `json:"stops"`    // the others, by reason
-	Frames   uint64    `json:"frames"`
-	Named    uint64    `json:"named"`
-	Unnamed  []counted `json:"unnamed"` // by module
+	Samples     uint64    `json:"samples"`
+	Lost        uint64    `json:"lost"`
+	LostUnknown bool      `json:"lostUnknown,omitempty"`
+	Stacks      uint64    `json:"stacks"`   // walks that were counted
+	Complete    uint64    `json:"complete"` // of those
+	Stops       []counted `json:"stops"`    // the others, by reason
+	Frames      uint64    `json:"frames"`
+	Named       uint64    `json:"named"`
+	Unnamed     []counted `json:"unnamed"` // by module
 }
 
 type counted struct {
@@ -330,7 +331,7 @@ func (b *builder) quality(p *profiler.Profile) {
 	q := &p.Quality
 	out := &b.doc.Quality
 	*out = quality{
-		Samples: q.Samples, Lost: q.Lost, Complete: q.Complete(), Frames: q.Frames, Named: q.FramesNamed,
+		Samples: q.Samples, Lost: q.Lost, LostUnknown: q.LostUnknown, Complete: q.Complete(), Frames: q.Frames, Named: q.FramesNamed,
 		Stops: []counted{}, Unnamed: []counted{},
 	}
 	for i, n := range q.Stops {

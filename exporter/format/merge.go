@@ -174,6 +174,7 @@ func (s *sum) describe(p *profiler.Profile) {
 	q, from := &out.Quality, &p.Quality
 	q.Samples += from.Samples
 	q.Lost += from.Lost
+	q.LostUnknown = q.LostUnknown || from.LostUnknown
 	q.Frames += from.Frames
 	q.FramesNamed += from.FramesNamed
 	for i, n := range from.Stops {

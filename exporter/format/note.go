@@ -46,13 +46,14 @@ type noteProfile struct {
 }
 
 type noteQuality struct {
-	Samples  uint64            `json:"samples"`
-	Lost     uint64            `json:"lost"`
-	Distinct uint64            `json:"distinct_stacks"`
-	Frames   uint64            `json:"frames"`
-	Named    uint64            `json:"frames_named"`
-	Stops    map[string]uint64 `json:"stops,omitempty"`
-	Unnamed  map[string]uint64 `json:"unnamed_by_module,omitempty"`
+	Samples     uint64            `json:"samples"`
+	Lost        uint64            `json:"lost"`
+	LostUnknown bool              `json:"lost_unknown,omitempty"`
+	Distinct    uint64            `json:"distinct_stacks"`
+	Frames      uint64            `json:"frames"`
+	Named       uint64            `json:"frames_named"`
+	Stops       map[string]uint64 `json:"stops,omitempty"`
+	Unnamed     map[string]uint64 `json:"unnamed_by_module,omitempty"`
 }
 
 // processKey tells processes of a file apart, by what their samples' labels say.
@@ -106,7 +107,7 @@ func newNoteProfile(p *profiler.Profile) noteProfile {
 		Entries: len(p.Samples), Duration: p.Duration.Nanoseconds(), Frequency: p.Frequency,
 		Event: profiler.Printable(p.Event), Host: profiler.Printable(p.Host),
 		Quality: noteQuality{
-			Samples: q.Samples, Lost: q.Lost, Distinct: q.DistinctStacks, Frames: q.Frames, Named: q.FramesNamed,
+			Samples: q.Samples, Lost: q.Lost, LostUnknown: q.LostUnknown, Distinct: q.DistinctStacks, Frames: q.Frames, Named: q.FramesNamed,
 			Stops: make(map[string]uint64), Unnamed: make(map[string]uint64),
 		},
 	}
@@ -182,7 +183,7 @@ func (n *noteProfile) profile() *profiler.Profile {
 		Duration: time.Duration(max(n.Duration, 0)), Frequency: max(n.Frequency, 0),
 		Event: profiler.Printable(n.Event), Host: profiler.Printable(n.Host),
 		Quality: profiler.Quality{
-			Samples: q.Samples, Lost: q.Lost, DistinctStacks: q.Distinct, Frames: q.Frames, FramesNamed: q.Named,
+			Samples: q.Samples, Lost: q.Lost, LostUnknown: q.LostUnknown, DistinctStacks: q.Distinct, Frames: q.Frames, FramesNamed: q.Named,
 			UnnamedByModule: make(map[string]uint64, len(q.Unnamed)),
 		},
 	}

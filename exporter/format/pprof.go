@@ -191,6 +191,7 @@ func join(profiles []*profiler.Profile) *profiler.Profile {
 		out.Frequency = max(out.Frequency, p.Frequency)
 		out.Samples = append(out.Samples, p.Samples...)
 		out.Quality.Lost += p.Quality.Lost
+		out.Quality.LostUnknown = out.Quality.LostUnknown || p.Quality.LostUnknown
 		cover.add(p)
 	}
 	out.Start, out.Duration = cover.span()

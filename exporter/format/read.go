@@ -224,7 +224,7 @@ func (d *pprofReader) foreign() ([]*profiler.Profile, error) {
 // Quality counts what samples say of themselves. How many were lost they do
 // not.
 func Quality(samples []profiler.Sample) profiler.Quality {
-	var q profiler.Quality
+	q := profiler.Quality{LostUnknown: true}
 	for i := range samples {
 		if s := &samples[i]; s.Stack != nil {
 			q.Add(s.Stack, s.Count)

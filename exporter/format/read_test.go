@@ -56,7 +56,7 @@ func odd() *profiler.Profile {
 
 func TestReadPprofLosesNothingThatIsShown(t *testing.T) {
 	for name, p := range map[string]*profiler.Profile{
-		"shop": shop(), "threads": threads(), "cgroups": cgroups(), "hostile": hostile(), "odd": odd(), "empty": {},
+		"shop": shop(), "threads": threads(), "cgroups": cgroups(), "hostile": hostile(), "odd": odd(), "unaccounted": unaccounted(), "empty": {},
 	} {
 		first := written(t, Pprof{}, p)
 		got := read(t, first)
@@ -289,6 +289,9 @@ func TestReadForeignPprof(t *testing.T) {
 			folded := string(written(t, Folded{}, p))
 			if !strings.Contains(folded, c.folded) {
 				t.Errorf("folded\n%swant %q in it", folded, c.folded)
+			}
+			if !p.Quality.LostUnknown {
+				t.Error("it is said to know what was lost")
 			}
 			if got := cpuTime(p); got != c.time {
 				t.Errorf("%v of CPU time, want %v", got, c.time)

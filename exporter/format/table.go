@@ -84,7 +84,7 @@ type Table struct {
 	NoCgroups bool
 	// Facts, if there are any, stand where otherwise is what was profiled and how
 	// much came of it: what a store added up does not tell how many samples and
-	// processes that were, and what was lost.
+	// processes that were.
 	Facts []string
 }
 
@@ -143,7 +143,7 @@ func WriteTable(w io.Writer, p *profiler.Profile, t Table) error {
 		fmt.Fprintf(b, "%8s %8s  %-6s  %s\n", percent(restSelf, samples), "", "", "in "+count(rest)+" more functions")
 	}
 	b.WriteByte('\n')
-	lines := quality(p, len(t.Facts) == 0)
+	lines := quality(p)
 	for i, l := range lines {
 		head := "         "
 		if i == 0 {
@@ -221,7 +221,10 @@ func facts(p *profiler.Profile) []string {
 	if len(threads) > 0 {
 		many += ", " + plural(uint64(len(threads)), "thread")
 	}
-	parts = append(parts, many, "lost "+count(p.Quality.Lost))
+	parts = append(parts, many)
+	if !p.Quality.LostUnknown {
+		parts = append(parts, "lost "+count(p.Quality.Lost))
+	}
 	lines := []string{strings.Join(parts, " · ")}
 	if t := title(p); t != "" {
 		lines = append([]string{t}, lines...)
@@ -231,7 +234,7 @@ func facts(p *profiler.Profile) []string {
 
 // quality says how far the profile can be trusted, and what would make it
 // better. The first line is always there.
-func quality(p *profiler.Profile, losses bool) []string {
+func quality(p *profiler.Profile) []string {
 	q := &p.Quality
 	var walks uint64
 	for _, n := range q.Stops {
@@ -259,7 +262,7 @@ func quality(p *profiler.Profile, losses bool) []string {
 		parts = append(parts, percentDown(q.FramesNamed, q.Frames)+" of frames named")
 	}
 	switch {
-	case !losses:
+	case q.LostUnknown:
 		parts = append(parts, "losses not known")
 	case q.Lost > 0:
 		parts = append(parts, fmt.Sprintf("lost %s of %s", plural(q.Lost, "sample"), count(q.Lost+q.Samples)))
