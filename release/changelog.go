@@ -52,16 +52,14 @@ func (c config) commits() (before string, subjects []string, err error) {
 // section is the part of CHANGELOG.md about a version, or about what is not
 // released yet.
 func section(text, version string) string {
+	parts := strings.Split(text, "\n## ")[1:]
 	for _, title := range []string{version, "Unreleased"} {
-		_, rest, found := strings.Cut(text, "\n## "+title)
-		if !found {
-			continue
+		for _, part := range parts {
+			heading, body, _ := strings.Cut(part, "\n")
+			if first, _, _ := strings.Cut(heading, " "); first == title { // a date may follow
+				return strings.TrimSpace(body)
+			}
 		}
-		if _, rest, found = strings.Cut(rest, "\n"); !found { // the rest of the title, a date
-			continue
-		}
-		rest, _, _ = strings.Cut("\n"+rest, "\n## ")
-		return strings.TrimSpace(rest)
 	}
 	return ""
 }

@@ -1,6 +1,6 @@
 // Command release makes a release out of the source that it stands in: programs,
-// container images and charts, what each is made of, what changed, and checksums
-// of all of it. The same commit and the same version of Go give the same bytes.
+// container images and charts, what each is made of, what changed, and signed
+// checksums of all of it. The same commit and the same version of Go give the same bytes.
 //
 // It builds and packs, and brings nothing anywhere. As "release -set 0.2.0" it
 // writes a version into the source instead: into VERSION, and into the charts.
@@ -32,6 +32,8 @@ func main() {
 	flag.StringVar(&c.revision, "revision", "", "`COMMIT` of the source")
 	flag.Int64Var(&created, "created", 0, "time that images and charts say they were made at, in `SECONDS` since 1970")
 	flag.StringVar(&c.upstream, "upstream", "", "`DIR` of packaged upstream charts to put into ours; without it they name theirs only")
+	flag.StringVar(&c.key, "sign", "", "sign the checksums with the SSH key in `FILE`")
+	flag.StringVar(&c.arch, "arch", "", "only for Linux on `ARCH`; a release has all platforms")
 	flag.StringVar(&set, "set", "", "write this `VERSION` into the source, and release nothing")
 	flag.Parse()
 	c.created = time.Unix(created, 0).UTC()
@@ -49,6 +51,8 @@ type config struct {
 	stamp, revision string // of programs
 	created         time.Time
 	upstream        string
+	key             string // that signs; "": nothing is signed
+	arch            string // of Linux, that alone is built for; "": all platforms
 }
 
 func run(c config, set string) error {
@@ -69,6 +73,11 @@ func run(c config, set string) error {
 		}
 		fmt.Fprintf(os.Stderr, "warning: this is no release: programs say %s\nfix:     git tag v%s on a commit without changes\n", c.stamp, c.number)
 	}
+	if c.key != "" {
+		if _, err := os.Stat(c.key); err != nil {
+			return fmt.Errorf("key to sign with: %w", err)
+		}
+	}
 	if err := clear(c.out); err != nil {
 		return err
 	}
@@ -76,13 +85,12 @@ func run(c config, set string) error {
 		what string
 		do   func() error
 	}{
-		{"charts", c.charts}, {"changelog", c.changelog}, {"licences", c.licences}, {"programs", c.programs}, {"checksums", c.checksums},
+		{"charts", c.charts}, {"changelog", c.changelog}, {"licences", c.licences}, {"programs", c.programs}, {"checksums", c.checksums}, {"signature", c.signature},
 	} {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
-	fmt.Println("  " + filepath.Join(c.out, sumsFile))
 	return nil
 }
 

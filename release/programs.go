@@ -23,7 +23,7 @@ func (c config) programs() error {
 	}
 	defer func() { _ = os.RemoveAll(built) }()
 	for _, p := range program.All() {
-		for _, platform := range p.Platforms {
+		for _, platform := range c.platforms(p) {
 			if err := c.build(p, platform, built); err != nil {
 				return fmt.Errorf("%s for %s: %w", p.Name, platform, err)
 			}
@@ -31,8 +31,19 @@ func (c config) programs() error {
 	}
 	images := c.command("go", "run", "./docker/images", "-tag", c.number, "-revision", c.revision,
 		"-created", strconv.FormatInt(c.created.Unix(), 10), "-binaries", built, "-o", c.file("images"))
+	if c.arch != "" {
+		images.Args = append(images.Args, "-arch", c.arch)
+	}
 	images.Stdout = os.Stdout
 	return images.Run()
+}
+
+// platforms are those that a program is built for.
+func (c config) platforms(p program.Program) []string {
+	if c.arch != "" {
+		return []string{"linux/" + c.arch}
+	}
+	return p.Platforms
 }
 
 // build builds a program for a platform and writes what it is made of.

@@ -214,8 +214,11 @@ func fsOnly(t *testing.T, chartYAML string) fs.FS {
 }
 
 func TestSection(t *testing.T) {
-	const text = "# Changelog\n\nWhat.\n\n## Unreleased\n\n* new\n\n## 0.2.0 (2026-01-02)\n\n* second\n* more\n\n## 0.1.0\n\n* first\n"
-	for version, want := range map[string]string{"0.3.0": "* new", "0.2.0": "* second\n* more", "0.1.0": "* first"} {
+	const text = "# Changelog\n\nWhat.\n\n## Unreleased\n\n* new\n\n## 0.2.0 (2026-01-02)\n\n* second\n* more\n\n## 0.1.10\n\n* tenth\n\n## 0.1.1\n\n* first\n\n## 0.1.0-rc.1\n"
+	for version, want := range map[string]string{
+		"0.3.0": "* new", "0.2.0": "* second\n* more", "0.1.10": "* tenth", "0.1.1": "* first",
+		"0.1.0": "* new", "0.1.0-rc.1": "",
+	} {
 		if got := section(text, version); got != want {
 			t.Errorf("of %s: %q, want %q", version, got, want)
 		}
@@ -363,6 +366,58 @@ func TestChecksums(t *testing.T) {
 	}
 }
 
+// Who has the public key knows whose release it is, and that nothing was changed.
+func TestSignature(t *testing.T) {
+	if _, err := exec.LookPath("ssh-keygen"); err != nil {
+		if os.Getenv("KALYPSO_REQUIRE_TOOLS") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	c := testConfig(t)
+	keys := t.TempDir()
+	c.key = filepath.Join(keys, "key")
+	keygen := func(stdin string, args ...string) error {
+		cmd := exec.Command("ssh-keygen", args...)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		t.Logf("ssh-keygen %s: %v\n%s", strings.Join(args, " "), err, out)
+		return err
+	}
+	if err := keygen("", "-q", "-t", "ed25519", "-N", "", "-f", c.key); err != nil {
+		t.Fatal(err)
+	}
+	public, err := os.ReadFile(c.key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signers := filepath.Join(keys, "signers")
+	if err := os.WriteFile(signers, append([]byte("releases@example.org "), public...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.checksums(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.signature(); err != nil {
+		t.Fatal(err)
+	}
+	listed, err := os.ReadFile(c.file(sumsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := []string{"-Y", "verify", "-f", signers, "-I", "releases@example.org", "-n", namespace, "-s", c.file(signatureFile)}
+	if err := keygen(string(listed), verify...); err != nil {
+		t.Error("what was signed is not verified")
+	}
+	if keygen(string(listed)+" ", verify...) == nil {
+		t.Error("what was changed is verified")
+	}
+	c.key = filepath.Join(keys, "none")
+	if err := run(c, ""); err == nil || !strings.Contains(err.Error(), "key to sign with") {
+		t.Errorf("with a key that is not there: %v", err)
+	}
+}
+
 // sums has sha256sum check a release, wants every file in it, and gives the
 // checksums by file.
 func sums(t *testing.T, dir string) map[string]string {
@@ -383,7 +438,7 @@ func sums(t *testing.T, dir string) map[string]string {
 	}
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		rel, _ := filepath.Rel(dir, path) // it is below dir
-		if err == nil && !e.IsDir() && listed[rel] == "" && rel != sumsFile && rel != marker {
+		if err == nil && !e.IsDir() && listed[rel] == "" && rel != sumsFile && rel != signatureFile && rel != marker {
 			t.Errorf("there is no checksum of %s", rel)
 		}
 		return err
@@ -394,10 +449,15 @@ func sums(t *testing.T, dir string) map[string]string {
 	return listed
 }
 
-// Two clones in different folders give the same bytes.
+// Two clones in different folders give the same bytes. KALYPSO_TEST_RELEASE is an
+// architecture of Linux, or "all" platforms.
 func TestReleaseTwice(t *testing.T) {
-	if os.Getenv("KALYPSO_TEST_RELEASE") == "" {
+	arch := os.Getenv("KALYPSO_TEST_RELEASE")
+	switch arch {
+	case "":
 		t.Skip("it builds everything twice; make test-release")
+	case "all":
+		arch = ""
 	}
 	first, second := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "a-longer/name")
 	for _, clone := range [][]string{{"..", first}, {first, second}} { // of one commit, whatever is committed meanwhile
@@ -407,7 +467,7 @@ func TestReleaseTwice(t *testing.T) {
 	}
 	var releases []map[string]string
 	for _, source := range []string{first, second} {
-		release := exec.Command("make", "-s", "release")
+		release := exec.Command("make", "-s", "release", "RELEASEFLAGS=-arch="+arch)
 		release.Dir = source
 		start := time.Now()
 		out, err := release.CombinedOutput()
@@ -423,7 +483,7 @@ func TestReleaseTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range program.All() {
-		for _, platform := range p.Platforms {
+		for _, platform := range (config{arch: arch}).platforms(p) {
 			base := p.Name + "-" + number + "-" + strings.Replace(platform, "/", "-", 1)
 			if releases[0][base] == "" || releases[0][base+".spdx.json"] == "" {
 				t.Errorf("there is no %s, or no SBOM of it", base)

@@ -33,6 +33,7 @@ func (c config) checksums() error {
 	if err != nil {
 		return err
 	}
+	fmt.Println("  " + filepath.Join(c.out, sumsFile))
 	return os.WriteFile(c.file(sumsFile), []byte(b.String()), 0o644)
 }
 
