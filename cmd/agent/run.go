@@ -18,8 +18,9 @@ func newRunCommand() *cobra.Command {
 		Short: "Profile this machine for as long as it runs, and send the profiles",
 		Long: `Sample what runs on every CPU, and send a profile of each container, systemd
 unit and program to Grafana Pyroscope or another backend at the end of each
-window. What cannot be sent waits on disk. SIGHUP reads the settings again,
-SIGTERM ends, and nothing is lost with either.`,
+window. What cannot be sent waits on disk. SIGHUP reads the settings again, as
+--config.watch does when their file changes, SIGTERM ends, and nothing is lost
+with either.`,
 		Example: `  kalypso-agent run --otlp.endpoint 127.0.0.1:4040     all day long, to Pyroscope
   kalypso-agent run --config /etc/kalypso/agent.yaml   as a file says
   kalypso-agent run --export file:/var/lib/profiles    to files

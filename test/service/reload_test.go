@@ -2,6 +2,7 @@ package service
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -96,4 +97,49 @@ func TestReload(t *testing.T) {
 		t.Error("no sample was filtered")
 	}
 	account(t, r, n)
+}
+
+// TestWatchedSettings: a file that is exchanged as a kubelet exchanges that of a
+// ConfigMap is read again without a signal, and one with a mistake is told of.
+func TestWatchedSettings(t *testing.T) {
+	require(t)
+	t.Parallel()
+	spin(t, compile(t, "chain.c", "watch-wanted"), "-seconds", "600")
+	r := otlptest.Start(t, otlptest.Options{})
+	dir := t.TempDir()
+	versions := 0
+	bring := func(text string) {
+		t.Helper()
+		versions++
+		version := fmt.Sprintf("..%d", versions)
+		for _, err := range []error{
+			os.Mkdir(filepath.Join(dir, version), 0o700),
+			os.WriteFile(filepath.Join(dir, version, "agent.yaml"), []byte(text), 0o600),
+			os.Symlink(version, filepath.Join(dir, "..data_tmp")),
+			os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	bring("frequency: 97\nconfig.watch: true\n")
+	config := filepath.Join(dir, "agent.yaml")
+	if err := os.Symlink(filepath.Join("..data", "agent.yaml"), config); err != nil {
+		t.Fatal(err)
+	}
+	a := start(t, command{endpoint: r.Endpoint(), args: []string{"--config", config}})
+	says := func(parts ...string) {
+		t.Helper()
+		until(t, 30*time.Second, "the log says "+parts[0], func() bool { return len(a.log.with(parts...)) > 0 })
+	}
+	bring("frequency: many\nconfig.watch: true\n")
+	says(`"msg":"settings are not reloaded; what was in force stays so"`, "many")
+	bring("frequency: 199\nconfig.watch: true\n")
+	says(`"msg":"settings are reloaded","changed":"frequency"`)
+	at := time.Now()
+	until(t, 20*time.Second, "a window at the new rate", func() bool {
+		return usageOf(profiles(t, r), "watch-wanted", at, time.Time{}).periods[time.Second/199] > 0
+	})
+	account(t, r, a.stop())
 }

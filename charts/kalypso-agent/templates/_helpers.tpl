@@ -13,17 +13,21 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* The agent's file of settings. toYaml sorts its keys. */}}
 {{- define "kalypso-agent.config" -}}
-{{- $ours := dict "listen" (printf "0.0.0.0:%d" (int .Values.port)) "listen.allow-remote" true "spool.dir" "/spool" "kubernetes.source" .Values.kubernetes.source -}}
+{{- $ours := dict "listen" (printf "0.0.0.0:%d" (int .Values.port)) "listen.allow-remote" true "spool.dir" "/spool" "kubernetes.source" .Values.kubernetes.source "labels" .Values.labels "config.watch" true -}}
 {{- if eq .Values.kubernetes.source "kubelet" }}
 {{- $_ := set $ours "kubernetes.kubelet.skip-verify" (.Values.kubernetes.kubelet.skipVerify | default false) }}
 {{- end -}}
 {{- toYaml (merge $ours .Values.config) -}}
 {{- end }}
 
-{{/* KEY=VALUE with commas, as the agent takes a setting from the environment.
-     range goes through a map by its keys in order. */}}
-{{- define "kalypso-agent.profileLabels" -}}
-{{- $list := list -}}
-{{- range $key, $value := .Values.labels }}{{ $list = append $list (printf "%s=%s" $key $value) }}{{ end -}}
-{{- join "," $list -}}
+{{/* What of it takes a restart: all but the settings that docs/reference/configuration.md
+     marks live, which agents read again from the file. */}}
+{{- define "kalypso-agent.restarts" -}}
+{{- $config := include "kalypso-agent.config" . | fromYaml -}}
+{{- range list
+  "frequency" "cpu.budget" "memory.budget" "labels" "service.name" "log.level"
+  "include.service" "include.comm" "include.cgroup" "include.namespace"
+  "exclude.service" "exclude.comm" "exclude.cgroup" "exclude.namespace"
+  "kubernetes.selector" "kubernetes.opt-in" }}{{ $config = omit $config . }}{{ end -}}
+{{- toYaml $config -}}
 {{- end }}

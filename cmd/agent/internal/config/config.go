@@ -44,8 +44,10 @@ type Config struct {
 	Telemetry   Telemetry
 	Log         Log
 	VerifierLog string // file; empty: none is written
+	WatchFile   bool   // of settings
 
 	origins map[string]Origin
+	file    Watch // the file of settings as it was read; no path: there is none
 }
 
 // OTLP says how the backend is reached: for the export otlp, and for pprof too.
@@ -236,6 +238,13 @@ func (c *Config) Validate() error {
 			What: "otlp and pprof exclude each other",
 			Why:  fmt.Errorf("both go to otlp.endpoint, which would count every sample twice (%s)", c.Origin("export")),
 			Fix:  "--export otlp",
+		}
+	}
+	if c.WatchFile && c.file.path == "" {
+		return &profiler.Fault{
+			What: "there is no file of settings to watch",
+			Why:  fmt.Errorf("config.watch is set, and --config is not (%s)", c.Origin("config.watch")),
+			Fix:  "--config FILE",
 		}
 	}
 	for i, e := range c.Export {

@@ -83,7 +83,7 @@ func TestDefaults(t *testing.T) {
 		Telemetry: Telemetry{TelemetryOTLP{Protocol: "grpc"}}, Log: Log{slog.LevelInfo, "text"},
 	}
 	got.origins = nil
-	if diff := cmp.Diff(got, want, cmp.AllowUnexported(Config{})); diff != "" {
+	if diff := cmp.Diff(got, want, cmp.AllowUnexported(Config{}, Watch{})); diff != "" {
 		t.Errorf("defaults (-got +want):\n%s", diff)
 	}
 }

@@ -42,8 +42,8 @@ In the file a name is a path, nested or with dots:
 Lists are sequences in the file. In flags and variables commas part them, and a flag may be given again. Sizes, durations and
 percentages need their unit: ` + "`128Mi`, `15s`, `1%`" + `. Secrets are never values, only the names of files that hold them.
 
-SIGHUP reads the file again. What is marked *live* then changes at once; anything else that differs is named in a warning and
-waits for a restart.
+SIGHUP reads the file again; with config.watch a change of its text does, too. What is marked *live* then changes at once;
+anything else that differs is named in a warning and waits for a restart. A file with a mistake changes nothing, and the log says so.
 
 `
 

@@ -218,6 +218,8 @@ func settings() []setting {
 			func(c *Config) *slog.Level { return &c.Log.Level })),
 		one("log.format", choice("text", "json"), "text", "how a line looks",
 			func(c *Config) *string { return &c.Log.Format }),
+		one("config.watch", truth(), "false", "read the file of settings again within 5 s when its text changes, as SIGHUP does",
+			func(c *Config) *bool { return &c.WatchFile }),
 		one("verifier-log", file(), "", "file for what the kernel's verifier says of a program that it refuses",
 			func(c *Config) *string { return &c.VerifierLog }),
 	}

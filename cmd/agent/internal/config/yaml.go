@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ func readFile(c *Config, table []setting, path string) error {
 	if err != nil {
 		return &profiler.Fault{What: "cannot read the settings in " + path, Why: err, Fix: "--config FILE names another file"}
 	}
+	c.file = Watch{path, sha256.Sum256(data)}
 	return readYAML(c, table, path, data)
 }
 

@@ -270,13 +270,34 @@ func (d *daemon) pipelineSettings(s *config.Config) pipeline.Settings {
 	}
 }
 
+// watchEvery is how often the file of settings is looked at, where it is watched. A
+// kubelet takes about a minute to bring a changed ConfigMap.
+const watchEvery = 5 * time.Second
+
 // reload takes in settings that can change while the agent runs.
 func (d *daemon) reload(ctx context.Context) {
+	file := d.Settings.Watched()
+	var tick <-chan time.Time
+	if file != nil {
+		ticker := time.NewTicker(watchEvery)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
 	for {
+		wanted := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.Hangup:
+			wanted = true
+		case <-tick:
+		}
+		if file != nil {
+			changed, err := patiently(ctx, func() (bool, error) { return file.Changed(), nil })
+			wanted = wanted || err == nil && changed
+		}
+		if !wanted {
+			continue
 		}
 		if err := d.apply(ctx); err != nil && ctx.Err() == nil {
 			d.log.Error("settings are not reloaded; what was in force stays so", "reason", err)
@@ -284,26 +305,27 @@ func (d *daemon) reload(ctx context.Context) {
 	}
 }
 
-// readAnew reads the settings. A file system that does not answer holds up the
-// reading and not the end of the agent, which leaves the reader behind.
-func (d *daemon) readAnew(ctx context.Context) (*config.Config, error) {
+// patiently reads. A file system that does not answer holds up the reading and not
+// the end of the agent, which leaves the reader behind.
+func patiently[T any](ctx context.Context, read func() (T, error)) (T, error) {
 	done := make(chan struct{})
-	var read *config.Config
+	var got T
 	var wrong error
 	go func() {
 		defer close(done)
-		read, wrong = d.Reload()
+		got, wrong = read()
 	}()
 	select {
 	case <-done:
-		return read, wrong
+		return got, wrong
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 
 func (d *daemon) apply(ctx context.Context) error {
-	fresh, err := d.readAnew(ctx)
+	fresh, err := patiently(ctx, d.Reload)
 	if err != nil {
 		return err
 	}

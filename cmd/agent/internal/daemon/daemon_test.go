@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/kalypso-dev/kalypso/cmd/agent/internal/config"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/telemetry"
@@ -25,7 +27,7 @@ func TestAReloadThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
 		hangup, answer := make(chan os.Signal, 1), make(chan struct{})
 		asked := 0
 		d := &daemon{log: telemetry.NewLogger(t.Output(), nil, telemetry.Text), Config: Config{
-			Hangup: hangup,
+			Settings: &config.Config{}, Hangup: hangup,
 			Reload: func() (*config.Config, error) {
 				asked++
 				<-answer
@@ -47,6 +49,67 @@ func TestAReloadThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
 			t.Errorf("settings were read %d times, ended %t; want once and true", asked, ended)
 		}
 		close(answer)
+	})
+}
+
+// TestAChangedFileIsReadAgainOnce: one with a mistake, too, and not every few seconds.
+func TestAChangedFileIsReadAgainOnce(t *testing.T) {
+	dir := t.TempDir()
+	version := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	link := filepath.Join(dir, "agent.yaml")
+	if err := os.Symlink(version("one", "frequency: 97\n"), link); err != nil {
+		t.Fatal(err)
+	}
+	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
+	config.Flags(flags)
+	if err := flags.Parse([]string{"--config", link, "--config.watch"}); err != nil {
+		t.Fatal(err)
+	}
+	settings, err := config.Read(flags, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		var log bytes.Buffer
+		hangup := make(chan os.Signal, 1)
+		d := &daemon{log: telemetry.NewLogger(&log, nil, telemetry.Text), Config: Config{
+			Settings: settings, Hangup: hangup,
+			Reload: func() (*config.Config, error) {
+				asked++
+				return config.Load(flags, nil)
+			},
+		}}
+		defer d.log.Close()
+		go d.reload(t.Context())
+		after := func(what string, want int) {
+			t.Helper()
+			time.Sleep(3 * watchEvery) // of the bubble's clock
+			synctest.Wait()
+			if asked != want {
+				t.Errorf("%s: the settings were read %d times, want %d", what, asked, want)
+			}
+		}
+		after("nothing changed", 0)
+		next := filepath.Join(dir, "next")
+		if err := os.Symlink(version("two", "frequency: many\n"), next); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, link); err != nil {
+			t.Fatal(err)
+		}
+		after("the link leads to a mistake", 1)
+		hangup <- syscall.SIGHUP
+		after("SIGHUP", 2)
+		if !strings.Contains(log.String(), "settings are not reloaded; what was in force stays so") {
+			t.Errorf("the log does not tell of the mistake:\n%s", &log)
+		}
 	})
 }
 
