@@ -116,3 +116,24 @@ func hasHeading(page, anchor string) bool {
 	}
 	return false
 }
+
+// The tree of architecture.md has every folder of packages, two deep.
+func TestTreeIsWhole(t *testing.T) {
+	page, err := os.ReadFile("architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, tree, _ := strings.Cut(string(page), "## The tree\n")
+	tree, _, _ = strings.Cut(tree, "\n## ")
+	for _, pattern := range []string{"*/*.go", "*/*/*.go", "*/internal/*/*.go", "*/*/internal/*/*.go"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no files are %s: %v", pattern, err)
+		}
+		for _, file := range files {
+			if folder := filepath.Base(filepath.Dir(file)); !regexp.MustCompile(`(?m)(^|[ /(,;])` + folder + `/`).MatchString(tree) {
+				t.Errorf("the tree does not have %s", filepath.Dir(file))
+			}
+		}
+	}
+}
