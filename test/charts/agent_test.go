@@ -61,6 +61,47 @@ func TestAgentPrivileges(t *testing.T) {
 	}
 }
 
+// Profiles of seccomp and AppArmor are those of the values, and what no pod could have
+// is refused before one is tried.
+func TestAgentProfiles(t *testing.T) {
+	tests := []struct {
+		name       string
+		values     map[string]any
+		annotation string // of AppArmor
+		refused    bool
+	}{
+		{name: "those of the runtime", values: map[string]any{"type": "RuntimeDefault"}, annotation: "runtime/default"},
+		{name: "the node's own", values: map[string]any{"type": "Localhost", "localhostProfile": "agent"}, annotation: "localhost/agent"},
+		{name: "none", values: map[string]any{"type": "Unconfined"}, annotation: "unconfined"},
+		{name: "the node's own without a name", values: map[string]any{"type": "Localhost"}, refused: true},
+		{name: "a name of none", values: map[string]any{"type": "RuntimeDefault", "localhostProfile": "agent"}, refused: true},
+		{name: "another word", values: map[string]any{"type": "unconfined"}, refused: true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := release{name: agentChart, namespace: "kalypso", chart: agentChart}
+			manifest, err := render(load(t, agentChart), r, map[string]any{"seccompProfile": tt.values, "appArmorProfile": tt.values})
+			if (err != nil) != tt.refused {
+				t.Fatalf("refused: %v", err)
+			}
+			if err != nil {
+				return
+			}
+			manifest, _, _ = strings.Cut(manifest, "\x00")
+			o := find(t, decode(t, manifest, r), "DaemonSet", agentChart)
+			context := at(list(podSpec(o), "containers")[0], "securityContext")
+			for _, key := range []string{"seccompProfile", "appArmorProfile"} {
+				if diff := cmp.Diff(at(context, key), any(tt.values)); diff != "" {
+					t.Errorf("%s (-got +want):\n%s", key, diff)
+				}
+			}
+			if got := text(o.fields, "spec", "template", "metadata", "annotations", "container.apparmor.security.beta.kubernetes.io/agent"); got != tt.annotation {
+				t.Errorf("to Kubernetes before 1.30 it is %q, want %q", got, tt.annotation)
+			}
+		})
+	}
+}
+
 // Its service account may do what the agent does to learn of pods, and without
 // that has no token.
 func TestAgentRights(t *testing.T) {

@@ -20,6 +20,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- toYaml (merge $ours .Values.config) -}}
 {{- end }}
 
+{{/* An AppArmor profile as annotations name it. */}}
+{{- define "kalypso-agent.appArmor" -}}
+{{- if eq .type "Localhost" }}localhost/{{ .localhostProfile }}{{ else }}{{ get (dict "Unconfined" "unconfined" "RuntimeDefault" "runtime/default") .type }}{{ end -}}
+{{- end }}
+
 {{/* What of it takes a restart: all but the settings that docs/reference/configuration.md
      marks live, which agents read again from the file. */}}
 {{- define "kalypso-agent.restarts" -}}
