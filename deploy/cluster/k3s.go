@@ -23,7 +23,7 @@ func k3s() Driver {
 			{"systemctl", map[string]string{"linux": "kalypsoctl cluster create --driver k3d     K3s in a container; as a service it is started by systemd"}},
 		},
 		Asks:   "K3s becomes a service of this machine: it runs as root, starts with the machine, and changes its network (CNI, iptables).",
-		Unwell: "systemctl status k3s",
+		Unwell: "systemctl status k3s; where systemd does not run: kalypsoctl cluster create --driver k3d",
 		// What k3s-uninstall.sh removes, whoever made it.
 		Owned:   []string{"/usr/local/bin/k3s", "/etc/rancher/k3s", "/var/lib/rancher/k3s", "/var/lib/kubelet"},
 		Context: func(name string) string { return "k3s-" + name },
