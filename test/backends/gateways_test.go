@@ -38,7 +38,7 @@ var location = regexp.MustCompile(`(?m)^\s*location (=|\^~)?\s*(\S+) \{\n(?:[ \t
 func TestGatewaysHandOn(t *testing.T) {
 	tests := []struct{ component, configMap, service, proof string }{
 		{"loki", "loki-gateway", "loki-gateway.loki:80", "logs"},
-		{"mimir", "mimir-nginx", "mimir-gateway.mimir:80", "metrics"},
+		{"mimir", "mimir-gateway-nginx", "mimir-gateway.mimir:80", "metrics"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.component, func(t *testing.T) {
