@@ -199,7 +199,7 @@ func TestConnectSaysWhatIsWrong(t *testing.T) {
 			c.AuthInfos["me"].Exec = &clientcmdapi.ExecConfig{APIVersion: "client.authentication.k8s.io/v1", Command: "no-such-program", InteractiveMode: clientcmdapi.NeverExecInteractiveMode}
 		}, "cannot reach the cluster", "no-such-program ask for credentials, which is not installed", "install no-such-program", ErrCredentials},
 		{"no API server", Config{}, current(ca.server(t, fresh, tls.NoClientCert, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") })), "cannot reach the cluster", "not a Kubernetes API server", "", ErrUnreachable},
-		{"too old", Config{}, current(ca.server(t, fresh, tls.NoClientCert, says("v1.26.15+k3s1"))), "is too old", "v1.26.15+k3s1, and the charts need v1.27 or newer", "upgrade the cluster", ErrTooOld},
+		{"too old", Config{}, current(ca.server(t, fresh, tls.NoClientCert, says("v1.28.15+k3s1"))), "is too old", "v1.28.15+k3s1, and the charts need v1.29 or newer", "upgrade the cluster", ErrTooOld},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

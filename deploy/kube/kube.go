@@ -29,9 +29,9 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler"
 )
 
-// OldestMinor is the oldest Kubernetes 1.x that the charts run on: cert-manager
-// and Istio ask for no less.
-const OldestMinor = 27
+// OldestMinor is the oldest Kubernetes 1.x that the charts run on: Mimir's chart
+// asks for no less (kubeVersion: ^1.29.0-0).
+const OldestMinor = 29
 
 // answerLimit bounds the first question to a server. A server that answers at
 // all does so in milliseconds; one behind a dropped route never does.
