@@ -36,7 +36,7 @@ func LoadFault(what string, err error) error {
 		}
 	case errors.Is(err, ebpf.ErrNotSupported):
 		f.Why = fmt.Errorf("this kernel cannot do it: %w", err)
-		f.Fix = "use Linux 5.15 or later"
+		f.Fix = "use Linux 6.1 or later"
 	}
 	return f
 }

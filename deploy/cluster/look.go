@@ -30,10 +30,12 @@ echo "pid=$(readlink /proc/self/ns/pid)"`
 // include/linux/proc_ns.h.
 const initPIDNamespace = "pid:[4026531836]"
 
-// oldestKernel is what the agent's programs need: docs/decisions/0006-kernel-floor.md.
+// What the agent's programs need, and the oldest kernel that they are tested on:
+// docs/decisions/0074-tested-kernels.md.
 const (
-	oldestMajor = 5
-	oldestMinor = 15
+	oldestMajor  = 5
+	oldestMinor  = 15
+	testedKernel = "6.1"
 )
 
 // enoughInstances of inotify: kind and others recommend it for a few dozen pods.
@@ -93,7 +95,7 @@ func (f kernelFacts) kernel() check.Outcome {
 	major, _ := strconv.Atoi(m[1])
 	minor, _ := strconv.Atoi(m[2])
 	if major < oldestMajor || major == oldestMajor && minor < oldestMinor {
-		return check.Fail("%s (need >= %d.%d)", seen, oldestMajor, oldestMinor)
+		return check.Fail("%s (need >= %d.%d, tested from %s on)", seen, oldestMajor, oldestMinor, testedKernel)
 	}
 	if f["unprivileged_bpf_disabled"] == "" {
 		return check.Fail("%s has no bpf(2)", seen)
@@ -101,7 +103,7 @@ func (f kernelFacts) kernel() check.Outcome {
 	if f["perf_event_paranoid"] == "" {
 		return check.Fail("%s has no perf_event_open(2)", seen)
 	}
-	return check.Pass("%s with bpf and perf_event (need >= %d.%d)", seen, oldestMajor, oldestMinor)
+	return check.Pass("%s with bpf and perf_event (need >= %d.%d, tested from %s on)", seen, oldestMajor, oldestMinor, testedKernel)
 }
 
 func (f kernelFacts) btf() check.Outcome {

@@ -23,7 +23,7 @@ func Checks(record Recorder) []check.Check {
 			ID: "kernel", Title: "the kernel is 5.15 or newer, on amd64 or arm64", Severity: check.Required,
 			Run:    kernel,
 			Effect: "the programs need helpers that older kernels do not have: no profile at all",
-			Fix:    "boot a kernel of 5.15 or newer",
+			Fix:    "boot a kernel of 6.1 or newer",
 		},
 		{
 			ID: "btf", Title: "the kernel describes its types", Severity: check.Required,

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/kalypso-dev/kalypso/deploy/check"
 )
 
 // TestChecksAreComplete: what fails must say what is lost and what to do, and
@@ -63,6 +65,27 @@ func TestGrant(t *testing.T) {
 	one := self{effective: bpf, container: true}
 	if got := one.grant("CAP_BPF and CAP_PERFMON"); got != "add BPF and PERFMON to the container's capabilities" {
 		t.Errorf("one of two is missing: %q", got)
+	}
+}
+
+func TestKernel(t *testing.T) {
+	tests := []struct {
+		name, release, arch string
+		state               check.State
+		said                string
+	}{
+		{"the oldest that is tested", "6.1.0-56-cloud-amd64", "amd64", check.Passed, "6.1.0-56-cloud-amd64 amd64"},
+		{"what should do is not what was tested", "5.15.0-122-generic", "arm64", check.Passed, "5.15.0-122-generic arm64, older than all that is tested (6.1): the checks below try what is needed"},
+		{"a helper is not there", "5.14.0-503.el9", "amd64", check.Failed, "5.14.0-503.el9 amd64 (need >= 5.15, tested from 6.1 on)"},
+		{"no programs for this architecture", "6.12.0", "riscv64", check.Failed, "6.12.0 riscv64"},
+		{"not a version", "next", "amd64", check.Failed, `release "next" is not a version`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := judge(tt.release, tt.arch); got.State != tt.state || got.Detail != tt.said {
+				t.Errorf("%s: %q, want %s: %q", got.State, got.Detail, tt.state, tt.said)
+			}
+		})
 	}
 }
 

@@ -18,31 +18,47 @@ import (
 )
 
 // The oldest kernel that has bpf_task_pt_regs, which finds the user registers
-// of a task stopped in the kernel.
-const (
-	floorMajor = 5
-	floorMinor = 15
+// of a task stopped in the kernel, and the oldest that test/kernels runs.
+var (
+	oldest = version{5, 15}
+	tested = version{6, 1}
 )
+
+// version is the series of a kernel.
+type version struct{ major, minor int }
+
+func (v version) olderThan(w version) bool {
+	return v.major < w.major || v.major == w.major && v.minor < w.minor
+}
+
+func (v version) String() string { return fmt.Sprintf("%d.%d", v.major, v.minor) }
 
 func kernel(context.Context) check.Outcome {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return check.Fail("uname: %v", err)
 	}
-	release := unix.ByteSliceToString(u.Release[:])
-	var major, minor int
-	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+	return judge(unix.ByteSliceToString(u.Release[:]), runtime.GOARCH)
+}
+
+// judge is what to think of a release on an architecture.
+func judge(release, arch string) check.Outcome {
+	var v version
+	if _, err := fmt.Sscanf(release, "%d.%d", &v.major, &v.minor); err != nil {
 		return check.Fail("release %q is not a version", release)
 	}
-	if major < floorMajor || major == floorMajor && minor < floorMinor {
-		return check.Fail("%s %s (need >= %d.%d)", release, runtime.GOARCH, floorMajor, floorMinor)
+	if v.olderThan(oldest) {
+		return check.Fail("%s %s (need >= %s, tested from %s on)", release, arch, oldest, tested)
 	}
-	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
-		return check.Fail("%s %s", release, runtime.GOARCH).
+	if arch != "amd64" && arch != "arm64" {
+		return check.Fail("%s %s", release, arch).
 			WithEffect("there are no programs for this architecture: no profile at all").
 			WithFix("use a machine with amd64 or arm64")
 	}
-	return check.Pass("%s %s", release, runtime.GOARCH)
+	if v.olderThan(tested) {
+		return check.Pass("%s %s, older than all that is tested (%s): the checks below try what is needed", release, arch, tested)
+	}
+	return check.Pass("%s %s", release, arch)
 }
 
 func vmlinuxBTF(context.Context) check.Outcome {
