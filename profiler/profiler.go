@@ -206,6 +206,7 @@ type Profile struct {
 	Frequency int    // samples a second and CPU
 	Event     string // "cpu-clock" or "cycles"
 	Host      string
+	Remarks   []string // lines for people: what has to be known to read its figures
 	Samples   []Sample
 	Quality   Quality
 }

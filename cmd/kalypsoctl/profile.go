@@ -138,6 +138,7 @@ func (f *profileFlags) run(cmd *cobra.Command, target string) error {
 		return err
 	}
 	if path == "-" {
+		tellRemarks(cmd.ErrOrStderr(), p)
 		return nil
 	}
 	if err := f.print(text, got); err != nil {
@@ -179,10 +180,6 @@ func (f *profileFlags) read(cmd *cobra.Command, target string, focus *regexp.Reg
 		return nil, err
 	}
 	warn(cmd.ErrOrStderr(), fleet.Missing)
-	for _, s := range answer.Short() {
-		fmt.Fprintf(cmd.ErrOrStderr(), "note: node %s remembers %s of it, others %s: what ran there is more than it seems\n",
-			s.Node, s.Length.Round(time.Second), answer.Length().Round(time.Second))
-	}
 	if answer.Samples() == 0 {
 		return nil, f.idle(fleet.Scope, answer)
 	}
@@ -197,6 +194,13 @@ func (f *profileFlags) read(cmd *cobra.Command, target string, focus *regexp.Reg
 		out.shares = answer.Shares(partOf(f.by))
 	}
 	return out, nil
+}
+
+// tellRemarks tells what has to be known of a profile where no table does.
+func tellRemarks(w io.Writer, p *profiler.Profile) {
+	for _, r := range p.Remarks {
+		fmt.Fprintf(w, "note: %s\n", r)
+	}
 }
 
 // unfocused says that nothing is left of a target.

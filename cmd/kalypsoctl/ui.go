@@ -97,5 +97,6 @@ func (f *uiFlags) pages(cmd *cobra.Command, args []string) ([]web.Page, error) {
 	if err != nil {
 		return nil, err
 	}
+	tellRemarks(cmd.ErrOrStderr(), got.profile)
 	return []web.Page{{Name: got.profile.Host, Profile: got.profile}}, nil
 }

@@ -253,65 +253,195 @@ func (f *Fleet) filter() api.Filter {
 }
 
 // Record gives what the target does from now on for a while, at the agents' own
-// rate where hz is 0: one profile for each workload and node.
+// rate where hz is 0.
 func (f *Fleet) Record(ctx context.Context, d time.Duration, hz int) (*Answer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d+answerTimeout, errSlow)
 	defer cancel()
-	lists, err := ask(ctx, f, func(a *agent) ([]*profiler.Profile, error) { return a.client.Record(ctx, d, hz, f.filter()) })
-	return newAnswer(lists), err
+	return f.recorded(ctx, func(a *agent) ([]*profiler.Profile, error) { return a.client.Record(ctx, d, hz, f.filter()) })
 }
 
-// History gives what the target did from one time to another.
+// History gives what the target did from one time to another. Where one node does
+// not remember as much as others, it is what all remember, if that is most of it:
+// else shares would tell which agent was started first.
 func (f *Fleet) History(ctx context.Context, from, to time.Time) (*Answer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errSlow)
 	defer cancel()
-	lists, err := ask(ctx, f, func(a *agent) ([]*profiler.Profile, error) { return a.client.History(ctx, from, to, f.filter()) })
-	return newAnswer(lists), err
+	between := func(from time.Time) (*Answer, error) {
+		return f.recorded(ctx, func(a *agent) ([]*profiler.Profile, error) { return a.client.History(ctx, from, to, f.filter()) })
+	}
+	missing := f.Missing
+	all, err := between(from)
+	if err != nil {
+		return nil, err
+	}
+	begin, node := all.common()
+	if node == "" {
+		return all, nil
+	}
+	found := f.Missing
+	f.Missing = missing
+	common, err := between(begin)
+	if err != nil || common.Samples() == 0 {
+		f.Missing = found
+		return all, ctx.Err()
+	}
+	common.cut = fmt.Sprintf("since %s, as far back as node %s remembers", begin.Local().Format(time.TimeOnly), node)
+	return common, nil
+}
+
+func (f *Fleet) recorded(ctx context.Context, question func(*agent) ([]*profiler.Profile, error)) (*Answer, error) {
+	parts, err := ask(ctx, f, func(a *agent) (part, error) {
+		profiles, err := question(a)
+		return part{a.node, profiles}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newAnswer(parts), nil
 }
 
 // Answer is what agents recorded.
 type Answer struct {
-	Profiles []*profiler.Profile // one for each workload and node
-	length   time.Duration       // of the longest
+	parts  []part
+	length time.Duration // of the longest that has samples
+	cut    string        // why it is less than was asked for; empty: it is not
 }
 
-func newAnswer(lists [][]*profiler.Profile) *Answer {
-	a := &Answer{}
-	for _, list := range lists {
-		for _, p := range list {
-			a.length = max(a.length, p.Duration)
-			a.Profiles = append(a.Profiles, p)
+// part is what one node recorded: a profile for each workload, all of the same
+// time.
+type part struct {
+	node     string
+	profiles []*profiler.Profile
+}
+
+func newAnswer(parts []part) *Answer {
+	a := &Answer{parts: parts}
+	idle := time.Duration(0)
+	for i := range parts {
+		p := &parts[i]
+		if idle = max(idle, p.length()); p.samples() > 0 {
+			a.length = max(a.length, p.length())
 		}
 	}
+	a.length = cmp.Or(a.length, idle)
 	return a
+}
+
+// all goes through the profiles.
+func (a *Answer) all(yield func(*profiler.Profile) bool) {
+	for i := range a.parts {
+		for _, p := range a.parts[i].profiles {
+			if !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+func (p *part) length() (d time.Duration) {
+	for _, one := range p.profiles {
+		d = max(d, one.Duration)
+	}
+	return d
+}
+
+// start is when it begins; zero where nothing was recorded.
+func (p *part) start() (first time.Time) {
+	for _, one := range p.profiles {
+		if first.IsZero() || one.Start.Before(first) {
+			first = one.Start
+		}
+	}
+	return first
+}
+
+// frequency is the highest rate: pods may have asked for less.
+func (p *part) frequency() (hz int) {
+	for _, one := range p.profiles {
+		hz = max(hz, one.Frequency)
+	}
+	return hz
+}
+
+func (p *part) samples() (n uint64) {
+	for _, one := range p.profiles {
+		n += format.Samples(one)
+	}
+	return n
+}
+
+// cores is how many CPUs it kept busy in the time that it is of.
+func (p *part) cores() (busy float64) {
+	for _, one := range p.profiles {
+		busy += format.Cores(one, format.Samples(one))
+	}
+	return busy
 }
 
 // Length is how long was recorded, on the node where that was longest.
 func (a *Answer) Length() time.Duration { return a.length }
 
-// Short is a node that recorded for less time than others.
-type Short struct {
-	Node   string
-	Length time.Duration
-}
+// asLong says of a time whether it is as long as another for all that shares tell.
+func asLong(d, other time.Duration) bool { return d >= other*9/10 }
 
-// Short are the nodes that recorded for less than nine tenths of the time that
-// others did: their agents were started since, or had no memory for all of it.
-// Their part of an answer is too small.
-func (a *Answer) Short() []Short {
-	longest := map[string]time.Duration{}
-	for _, p := range a.Profiles {
-		node := nodeOf(p)
-		longest[node] = max(longest[node], p.Duration)
-	}
-	var out []Short
-	for node, d := range longest {
-		if d < a.length*9/10 {
-			out = append(out, Short{node, d})
+// common is when the node that remembers least begins to, and which that is: the
+// shortest of those that have samples, if it is too short to be added to the others
+// and has at least half of their time. Else there is none.
+func (a *Answer) common() (begin time.Time, node string) {
+	least := a.length
+	for i := range a.parts {
+		p := &a.parts[i]
+		if p.samples() > 0 && p.length() < least && p.start().After(begin) {
+			least, begin, node = p.length(), p.start(), p.node
 		}
 	}
-	slices.SortFunc(out, func(a, b Short) int { return cmp.Compare(a.Node, b.Node) })
-	return out
+	if asLong(least, a.length) || least < a.length/2 {
+		return time.Time{}, ""
+	}
+	return begin, node
+}
+
+// mostRemarked is of how many nodes is told.
+const mostRemarked = 5
+
+// remarks are what has to be known of the nodes to read what was added up: that it
+// is less than was asked for, and how each recorded where they did so differently.
+func (a *Answer) remarks() (lines []string) {
+	if a.cut != "" {
+		lines = append(lines, a.cut)
+	}
+	parts := slices.DeleteFunc(slices.Clone(a.parts), func(p part) bool { return p.samples() == 0 && asLong(p.length(), a.length) })
+	uneven, rates := false, map[int]bool{}
+	for i := range parts {
+		uneven = uneven || !asLong(parts[i].length(), a.length)
+		if parts[i].samples() > 0 {
+			rates[parts[i].frequency()] = true
+		}
+	}
+	switch {
+	case uneven:
+		lines = append(lines, "nodes are there for different times, and shares are of the CPU time that was seen:")
+	case len(rates) > 1:
+		lines = append(lines, "nodes sampled at different rates, by which samples are weighed:")
+	default:
+		return lines
+	}
+	slices.SortFunc(parts, func(a, b part) int {
+		return cmp.Or(cmp.Compare(a.length(), b.length()), cmp.Compare(a.frequency(), b.frequency()), cmp.Compare(a.node, b.node))
+	})
+	for i := range parts {
+		p := &parts[i]
+		if i == mostRemarked {
+			lines = append(lines, fmt.Sprintf("and %d more", len(parts)-i))
+			break
+		}
+		of := fmt.Sprintf("%.2f cores busy", p.cores())
+		if p.samples() == 0 {
+			of = "no sample"
+		}
+		lines = append(lines, fmt.Sprintf("node %s · %d Hz · %s · %s", p.node, p.frequency(), p.length().Round(time.Second), of))
+	}
+	return lines
 }
 
 func nodeOf(p *profiler.Profile) string {
@@ -324,8 +454,8 @@ func nodeOf(p *profiler.Profile) string {
 // Samples is how many there are.
 func (a *Answer) Samples() uint64 {
 	var n uint64
-	for _, p := range a.Profiles {
-		n += format.Samples(p)
+	for i := range a.parts {
+		n += a.parts[i].samples()
 	}
 	return n
 }
@@ -333,17 +463,11 @@ func (a *Answer) Samples() uint64 {
 // Keep leaves out the samples that keep does not want. How far the rest can be
 // trusted is counted anew; of what was lost nobody knows whose it was.
 func (a *Answer) Keep(keep func(*profiler.Sample) bool) {
-	for i, p := range a.Profiles {
-		some := *p
-		some.Samples = nil
-		for j := range p.Samples {
-			if keep(&p.Samples[j]) {
-				some.Samples = append(some.Samples, p.Samples[j])
-			}
-		}
-		some.Quality = format.Quality(some.Samples)
-		some.Quality.Lost = p.Quality.Lost
-		a.Profiles[i] = &some
+	for p := range a.all {
+		p.Samples = slices.DeleteFunc(p.Samples, func(s profiler.Sample) bool { return !keep(&s) })
+		lost := p.Quality.Lost
+		p.Quality = format.Quality(p.Samples)
+		p.Quality.Lost = lost
 	}
 }
 
@@ -352,14 +476,14 @@ func (a *Answer) Keep(keep func(*profiler.Sample) bool) {
 // says nothing to a person, a process has the pod and container that it is in.
 func (a *Answer) Whole() *profiler.Profile {
 	m := format.Merger{Whole: true}
-	for _, p := range a.Profiles {
+	for p := range a.all {
 		m.Add(placed(p))
 	}
 	merged := m.Profiles()
 	if len(merged) == 0 {
 		return &profiler.Profile{}
 	}
-	merged[0].Duration = a.length
+	merged[0].Duration, merged[0].Remarks = a.length, a.remarks()
 	return merged[0]
 }
 
@@ -400,15 +524,20 @@ type Share struct {
 }
 
 // Shares are the parts of an answer by an attribute of its workloads, the largest
-// first.
+// first. Cores are those of the time that each node is there for.
 func (a *Answer) Shares(name func(*profiler.Workload) string) []Share {
-	seconds := map[string]float64{}
-	for _, p := range a.Profiles {
+	seconds, cores := map[string]float64{}, map[string]float64{}
+	for p := range a.all {
 		if n := format.Samples(p); n > 0 && p.Frequency > 0 {
 			seconds[name(p.Workload)] += float64(n) / float64(p.Frequency)
+			cores[name(p.Workload)] += format.Cores(p, n)
 		}
 	}
-	return SharesOf(seconds, a.length)
+	out := SharesOf(seconds, a.length)
+	for i := range out {
+		out[i].Cores = cores[out[i].Name]
+	}
+	return out
 }
 
 // SharesOf are the shares of names with so many seconds of CPU time in so long, the

@@ -1,15 +1,19 @@
 package agents
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	pprof "github.com/google/pprof/profile"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,9 +112,37 @@ func (l *local) serve(name, node string, hz int, workloads map[string]map[string
 	l.t.Helper()
 	history := api.NewHistory(api.DefaultKeep, 1<<20)
 	s := api.Segment{Start: time.Now().Add(-10 * time.Second), Duration: 10 * time.Second, Frequency: hz, Profiles: profilesOf(node, hz, workloads)}
+	l.add(history, s)
+	l.listen(name, node, history, s)
+}
+
+// remembers serves a node that remembers some minutes, in each of which it took as
+// many samples of checkout.
+func (l *local) remembers(name, node string, hz, minutes int, samples uint64) {
+	l.t.Helper()
+	history := api.NewHistory(time.Hour, 1<<20)
+	now := time.Now()
+	var s api.Segment
+	for i := minutes; i > 0; i-- {
+		s = api.Segment{Start: now.Add(-time.Duration(i) * time.Minute), Duration: time.Minute, Frequency: hz}
+		if samples > 0 {
+			s.Profiles = profilesOf(node, hz, map[string]map[string]uint64{"checkout": {"price on " + node: samples}})
+			s.Profiles[0].Start, s.Profiles[0].Duration = s.Start, s.Duration
+		}
+		l.add(history, s)
+	}
+	l.listen(name, node, history, s)
+}
+
+func (l *local) add(history *api.History, s api.Segment) {
+	l.t.Helper()
 	if err := history.Add(s); err != nil {
 		l.t.Fatal(err)
 	}
+}
+
+func (l *local) listen(name, node string, history *api.History, s api.Segment) {
+	l.t.Helper()
 	listener, err := api.Listen("127.0.0.1:0", false)
 	if err != nil {
 		l.t.Fatal(err)
@@ -311,14 +343,78 @@ func TestPast(t *testing.T) {
 	}
 }
 
-// TestShort: a node that remembers less has too small a part, and that is told.
-func TestShort(t *testing.T) {
-	of := func(node string, d time.Duration) *profiler.Profile {
-		return &profiler.Profile{Host: node, Duration: d}
+// TestNodesThatRememberLess: what one node remembers less of is cut off of the others
+// where most stays, and told where it would not; what stays is what was seen.
+func TestNodesThatRememberLess(t *testing.T) {
+	type node struct {
+		minutes, hz int
+		samples     uint64 // a minute
 	}
-	a := newAnswer([][]*profiler.Profile{{of("birch", 15*time.Minute), of("birch", time.Second)}, {of("larch", time.Minute)}, {of("fir", 14*time.Minute)}})
-	if diff := cmp.Diff(a.Short(), []Short{{"larch", time.Minute}}); diff != "" {
-		t.Errorf("(-got +want):\n%s", diff)
+	tests := []struct {
+		name         string
+		birch, larch node
+		length       time.Duration
+		samples      map[string]uint64
+		remarks      []string // with * for a time
+	}{
+		{"all remember as much", node{15, 100, 60}, node{14, 100, 60}, 15 * time.Minute, map[string]uint64{"price on birch": 900, "price on larch": 840}, nil},
+		{"one remembers most of it", node{15, 100, 60}, node{9, 100, 60}, 9 * time.Minute, map[string]uint64{"price on birch": 540, "price on larch": 540},
+			[]string{"since *, as far back as node larch remembers"}},
+		{"one remembers little", node{15, 100, 600}, node{3, 100, 6000}, 15 * time.Minute, map[string]uint64{"price on birch": 9000, "price on larch": 18000},
+			[]string{"nodes are there for different times, and shares are of the CPU time that was seen:", "node larch · 100 Hz · 3m0s · 1.00 cores busy", "node birch · 100 Hz · 15m0s · 0.10 cores busy"}},
+		{"one remembers little, and has none of it", node{15, 100, 600}, node{3, 100, 0}, 15 * time.Minute, map[string]uint64{"price on birch": 9000},
+			[]string{"nodes are there for different times, and shares are of the CPU time that was seen:", "node larch · 100 Hz · 3m0s · no sample", "node birch · 100 Hz · 15m0s · 0.10 cores busy"}},
+		{"one that has none of it takes nothing from the others", node{15, 100, 600}, node{14, 100, 0}, 15 * time.Minute, map[string]uint64{"price on birch": 9000}, nil},
+		{"at different rates", node{15, 100, 600}, node{15, 50, 600}, 15 * time.Minute, map[string]uint64{"price on birch": 9000, "price on larch": 18000},
+			[]string{"nodes sampled at different rates, by which samples are weighed:", "node larch · 50 Hz · 15m0s · 0.20 cores busy", "node birch · 100 Hz · 15m0s · 0.10 cores busy"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l := &local{t: t, agents: map[string]string{}}
+			l.remembers("agent-b", "birch", tt.birch.hz, tt.birch.minutes, tt.birch.samples)
+			l.remembers("agent-l", "larch", tt.larch.hz, tt.larch.minutes, tt.larch.samples)
+			client := cluster()
+			scope, err := Find(t.Context(), client, Target{Kind: Deployment, Name: "checkout", Namespace: "shop"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := Open(t.Context(), client, l, scope)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			a, err := f.History(t.Context(), time.Now().Add(-15*time.Minute), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := a.Whole()
+			got := map[string]uint64{}
+			for _, r := range format.Top(p) {
+				got[r.Function] = r.Self
+			}
+			if diff := cmp.Diff(got, tt.samples); diff != "" || p.Duration != tt.length {
+				t.Errorf("%v (-got +want):\n%s", p.Duration, diff)
+			}
+			for i, r := range p.Remarks {
+				p.Remarks[i] = regexp.MustCompile(`\d\d:\d\d:\d\d`).ReplaceAllString(r, "*")
+			}
+			if diff := cmp.Diff(p.Remarks, tt.remarks); diff != "" {
+				t.Errorf("remarks (-got +want):\n%s", diff)
+			}
+			var file bytes.Buffer
+			if err := (format.Pprof{}).Write(&file, p); err != nil {
+				t.Fatal(err)
+			}
+			parsed, err := pprof.Parse(&file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range tt.remarks {
+				if !slices.Contains(parsed.Comments, r) {
+					t.Errorf("the file's comments do not tell: %s", r)
+				}
+			}
+		})
 	}
 }
 

@@ -42,6 +42,7 @@ type noteProfile struct {
 	Frequency  int         `json:"frequency"`
 	Event      string      `json:"event,omitempty"`
 	Host       string      `json:"host,omitempty"`
+	Remarks    []string    `json:"remarks,omitempty"`
 	Quality    noteQuality `json:"quality"`
 }
 
@@ -110,6 +111,9 @@ func newNoteProfile(p *profiler.Profile) noteProfile {
 			Samples: q.Samples, Lost: q.Lost, LostUnknown: q.LostUnknown, Distinct: q.DistinctStacks, Frames: q.Frames, Named: q.FramesNamed,
 			Stops: make(map[string]uint64), Unnamed: make(map[string]uint64),
 		},
+	}
+	for _, r := range p.Remarks {
+		n.Remarks = append(n.Remarks, profiler.Printable(r))
 	}
 	if !p.Start.IsZero() {
 		n.Start = p.Start.UnixNano()
@@ -186,6 +190,9 @@ func (n *noteProfile) profile() *profiler.Profile {
 			Samples: q.Samples, Lost: q.Lost, LostUnknown: q.LostUnknown, DistinctStacks: q.Distinct, Frames: q.Frames, FramesNamed: q.Named,
 			UnnamedByModule: make(map[string]uint64, len(q.Unnamed)),
 		},
+	}
+	for _, r := range n.Remarks {
+		p.Remarks = append(p.Remarks, profiler.Printable(r))
 	}
 	if n.Start != 0 {
 		p.Start = time.Unix(0, n.Start).In(zone(n.Zone, n.ZoneOffset))

@@ -79,6 +79,7 @@ func TestReadPprofGivesTheSameProfile(t *testing.T) {
 	want := shop()
 	want.Workload = odd().Workload
 	want.Workload.Attributes[1].Value = "cart"
+	want.Remarks = []string{"node larch · 49 Hz · 3m0s", "and 2 more"}
 	got := read(t, written(t, Pprof{}, want))
 	for i := range want.Samples { // as every reader sees it
 		want.Samples[i].Process = &profiler.Process{PID: want.Samples[i].Process.PID, Comm: profiler.Printable(want.Samples[i].Process.Comm), Exe: want.Samples[i].Process.Exe}

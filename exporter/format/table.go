@@ -229,6 +229,9 @@ func facts(p *profiler.Profile) []string {
 	if t := title(p); t != "" {
 		lines = append([]string{t}, lines...)
 	}
+	for _, r := range p.Remarks {
+		lines = append(lines, profiler.Printable(r))
+	}
 	return lines
 }
 
