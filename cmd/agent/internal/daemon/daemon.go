@@ -171,9 +171,18 @@ func (d *daemon) serve(ctx context.Context) {
 	})
 	listener := d.listener
 	d.listener = nil // Serve closes it
+	d.log.Info("flame graph, profiles and metrics", "at", at(listener.Addr()))
 	if err := api.Serve(ctx, listener, handler, d.log.Logger); err != nil {
 		d.log.Error("the API is not served any more", "reason", err)
 	}
+}
+
+// at is what a browser opens, or curl: a socket has no page.
+func at(a net.Addr) string {
+	if a.Network() == "unix" {
+		return "unix:" + a.String()
+	}
+	return "http://" + a.String() + "/"
 }
 
 // begin does what is due once sampling has begun.

@@ -115,6 +115,17 @@ func TestAChangedFileIsReadAgainOnce(t *testing.T) {
 
 // TestATakenAddressIsAllThatIsTold: a second agent on the machine leaves the log
 // empty and the folders as they are, and ends with the reason.
+func TestWhereTheFlameGraphIs(t *testing.T) {
+	for want, a := range map[string]net.Addr{
+		"http://127.0.0.1:4041/": &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4041},
+		"unix:/run/agent.sock":   &net.UnixAddr{Net: "unix", Name: "/run/agent.sock"},
+	} {
+		if got := at(a); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
 func TestATakenAddressIsAllThatIsTold(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
