@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -55,28 +56,27 @@ type Fleet struct {
 }
 
 type agent struct {
-	node, pod string
-	client    *api.Client
-	closeWay  func()
+	node, namespace, pod string
+	client               *api.Client
+	closeWay             func()
 }
 
 // Open finds the agent of each node of a scope and opens a way to it. Nodes
 // without one are in Missing; that none has one is a fault.
 func Open(ctx context.Context, client kubernetes.Interface, reach Reacher, s *Scope) (*Fleet, error) {
 	f := &Fleet{Scope: s}
-	namespace := home()
-	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=kalypso-agent"})
+	pods, err := agentPods(ctx, client)
 	if err != nil {
-		return nil, asked("list the agents in namespace "+namespace, err)
+		return nil, err
 	}
-	if len(pods.Items) == 0 {
+	if len(pods) == 0 {
 		return nil, &profiler.Fault{
-			What: "there are no agents in this cluster", Why: fmt.Errorf("namespace %s has no pod of kalypso-agent", namespace), Fix: "kalypsoctl install agent",
+			What: "there are no agents in this cluster", Why: fmt.Errorf("no namespace that you may look into has pods with the label %s", agentLabel), Fix: "kalypsoctl install agent",
 		}
 	}
 	found := make([]*agent, len(s.Nodes))
 	missing := make([]error, len(s.Nodes))
-	each(len(s.Nodes), func(i int) { found[i], missing[i] = open(ctx, reach, s.Nodes[i], pods.Items) })
+	each(len(s.Nodes), func(i int) { found[i], missing[i] = open(ctx, reach, s.Nodes[i], pods) })
 	for i := range s.Nodes {
 		if found[i] != nil {
 			f.agents = append(f.agents, found[i])
@@ -92,7 +92,30 @@ func Open(ctx context.Context, client kubernetes.Interface, reach Reacher, s *Sc
 	return f, nil
 }
 
-// home is the namespace of the agents.
+// agentLabel is on every pod of the chart, whatever its release is called.
+const agentLabel = "app.kubernetes.io/name=kalypso-agent"
+
+// agentPods are the agents' pods: in the namespace that install gives them, or where
+// that has none wherever somebody else put them, as far as one may look.
+func agentPods(ctx context.Context, client kubernetes.Interface) ([]corev1.Pod, error) {
+	pods, err := client.CoreV1().Pods(home()).List(ctx, metav1.ListOptions{LabelSelector: agentLabel})
+	if err != nil {
+		return nil, asked("list the agents in namespace "+home(), err)
+	}
+	if len(pods.Items) > 0 {
+		return pods.Items, nil
+	}
+	pods, err = client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{LabelSelector: agentLabel})
+	switch {
+	case apierrors.IsForbidden(err):
+		return nil, nil
+	case err != nil:
+		return nil, asked("list the agents", err)
+	}
+	return pods.Items, nil
+}
+
+// home is the namespace that install gives the agents.
 func home() string {
 	for _, c := range component.All() {
 		if c.Name == "agent" {
@@ -153,7 +176,7 @@ func open(ctx context.Context, reach Reacher, node string, pods []corev1.Pod) (*
 		closeWay()
 		return nil, err
 	}
-	return &agent{node, p.Name, client, closeWay}, nil
+	return &agent{node, p.Namespace, p.Name, client, closeWay}, nil
 }
 
 func ready(p *corev1.Pod) bool {
@@ -241,7 +264,7 @@ func (a *agent) failed(ctx context.Context, err error) error {
 	named.What = "node " + a.node + ": " + fault.What
 	var answered *api.StatusError
 	if !errors.As(err, &answered) { // the client's advice is about an address that nobody typed
-		named.What, named.Fix = "the agent of node "+a.node+" does not answer", "kalypsoctl logs agent     and kubectl -n "+home()+" get pod "+a.pod
+		named.What, named.Fix = "the agent of node "+a.node+" does not answer", "kalypsoctl logs agent     and kubectl -n "+a.namespace+" get pod "+a.pod
 	} else if answered.Status == http.StatusBadRequest && strings.Contains(fault.What, `"label"`) {
 		named.Why, named.Fix = errors.New("it is older than this kalypsoctl"), "kalypsoctl upgrade agent"
 	}
@@ -561,7 +584,13 @@ func (f *Fleet) Top(ctx context.Context, newest time.Duration, by api.By, limit 
 	defer cancel()
 	const each = 500 // rows of each agent: what is hot in all is hot in some
 	tops, err := ask(ctx, f, func(a *agent) (*api.Top, error) {
-		return a.client.Top(ctx, api.HistoryQuery{Newest: newest, Filter: f.filter()}, by, max(each, limit))
+		t, err := a.client.Top(ctx, api.HistoryQuery{Newest: newest, Filter: f.filter()}, by, max(each, limit))
+		if err == nil && by == api.ByProcess && len(f.agents) > 1 {
+			for i := range t.Rows {
+				t.Rows[i].Node = a.node
+			}
+		}
+		return t, err
 	})
 	if err != nil {
 		return nil, err
@@ -577,7 +606,7 @@ func mergeTops(tops []*api.Top, limit int) *api.Top {
 	type key struct {
 		name, kind, module string
 		pid                profiler.PID
-		host               string // PIDs are of one node
+		node               string // PIDs are of one node
 	}
 	rows := map[key]*api.TopRow{}
 	for i, t := range tops {
@@ -596,12 +625,9 @@ func mergeTops(tops []*api.Top, limit int) *api.Top {
 			}
 		}
 		for _, r := range t.Rows {
-			k := key{name: r.Name, kind: r.Kind, module: r.Module, pid: r.PID}
-			if r.PID != 0 {
-				k.host = t.Host
-			}
+			k := key{r.Name, r.Kind, r.Module, r.PID, r.Node}
 			if rows[k] == nil {
-				rows[k] = &api.TopRow{Name: r.Name, Kind: r.Kind, Module: r.Module, PID: r.PID, Service: r.Service}
+				rows[k] = &api.TopRow{Name: r.Name, Kind: r.Kind, Module: r.Module, PID: r.PID, Node: r.Node, Service: r.Service}
 			}
 			to := rows[k]
 			to.SelfSamples += r.SelfSamples

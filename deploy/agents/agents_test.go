@@ -287,6 +287,15 @@ func TestHistoryAndTop(t *testing.T) {
 	if len(top.Rows) != 1 || top.More != 1 || top.Rows[0].Name != "price" || int(top.Rows[0].SelfPercent+0.5) != 67 || top.Cores < 1.19 || top.Cores > 1.21 {
 		t.Errorf("top %+v", top)
 	}
+	// Both have the PID 1.
+	processes, err := f.Top(t.Context(), 30*time.Second, api.ByProcess, 10)
+	if err != nil || len(processes.Rows) != 2 || processes.Rows[0].Node != "birch" || processes.Rows[1].Node != "larch" {
+		t.Errorf("%v, processes %+v", err, processes)
+	}
+	one, err := opened(t, "node/birch").Top(t.Context(), 30*time.Second, api.ByProcess, 10)
+	if err != nil || one.Rows[0].Node != "" {
+		t.Errorf("%v, of one node %+v", err, one)
+	}
 	pods, err := f.Top(t.Context(), 30*time.Second, api.ByPod, 10)
 	if err != nil || len(pods.Rows) != 2 || pods.Rows[0].Name != "shop/checkout-birch" {
 		t.Errorf("%v, pods %+v", err, pods)
@@ -413,6 +422,41 @@ func TestNodesThatRememberLess(t *testing.T) {
 				if !slices.Contains(parsed.Comments, r) {
 					t.Errorf("the file's comments do not tell: %s", r)
 				}
+			}
+		})
+	}
+}
+
+// TestAgentsElsewhere: agents that somebody put into another namespace are found if
+// there are none where install puts them, which is where they are looked for first.
+func TestAgentsElsewhere(t *testing.T) {
+	labels := map[string]string{"app.kubernetes.io/name": "kalypso-agent"}
+	elsewhere, here := pod("monitoring", "agent-b", "birch", labels, true), pod("kalypso", "agent-l", "birch", labels, true)
+	birch := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "birch"}}
+	for _, tt := range []struct {
+		name, pod string
+		objects   []runtime.Object
+	}{
+		{"only elsewhere", "agent-b", []runtime.Object{birch, elsewhere}},
+		{"at home, too", "agent-l", []runtime.Object{birch, elsewhere, here}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			client := fake.NewClientset(tt.objects...)
+			scope, err := Find(t.Context(), client, Target{Kind: Node, Name: "birch"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := Open(t.Context(), client, newLocal(t), scope)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if len(f.agents) != 1 || f.agents[0].pod != tt.pod {
+				t.Errorf("asked is %+v, want %s", f.agents, tt.pod)
+			}
+			reports, err := Reports(t.Context(), client, newLocal(t))
+			if err != nil || len(reports) != 1 || reports[0].Pod != tt.pod {
+				t.Errorf("%v, reports %+v", err, reports)
 			}
 		})
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -41,12 +40,9 @@ const (
 // Reports asks the agent of each node, those with troubles first, else by node.
 // Where there are no agents at all there are none.
 func Reports(ctx context.Context, client kubernetes.Interface, reach Reacher) ([]Report, error) {
-	pods, err := client.CoreV1().Pods(home()).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=kalypso-agent"})
-	if err != nil {
-		return nil, asked("list the agents in namespace "+home(), err)
-	}
-	if len(pods.Items) == 0 {
-		return nil, nil
+	pods, err := agentPods(ctx, client)
+	if err != nil || len(pods) == 0 {
+		return nil, err
 	}
 	scope, err := Find(ctx, client, Target{Kind: Cluster})
 	if err != nil {
@@ -55,7 +51,7 @@ func Reports(ctx context.Context, client kubernetes.Interface, reach Reacher) ([
 	out := make([]Report, len(scope.Nodes))
 	limited, cancel := context.WithTimeoutCause(ctx, reportsTimeout, fmt.Errorf("not asked: all agents together took %s", reportsTimeout))
 	defer cancel()
-	each(len(out), func(i int) { out[i] = report(limited, reach, scope.Nodes[i], pods.Items) })
+	each(len(out), func(i int) { out[i] = report(limited, reach, scope.Nodes[i], pods) })
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}

@@ -136,6 +136,7 @@ type TopRow struct {
 	Kind         string       `json:"kind,omitempty"`    // of a function
 	Module       string       `json:"module,omitempty"`  // file name of a native function
 	PID          profiler.PID `json:"pid,omitempty"`     // of a process
+	Node         string       `json:"node,omitempty"`    // of a process, where several were asked
 	Service      string       `json:"service,omitempty"` // of a process
 	SelfSamples  uint64       `json:"self_samples"`      // whose innermost call it was
 	TotalSamples uint64       `json:"total_samples"`     // that had it anywhere in their stack

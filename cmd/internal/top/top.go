@@ -20,18 +20,23 @@ const Head = 3
 // Lines are the lines of a table, none wider than columns if that is not 0.
 func Lines(t *api.Top, columns int) []string {
 	lines := []string{facts(t, columns), ""}
+	node := nodeWidth(t.Rows)
 	switch t.By {
 	case api.ByFunction:
 		lines = append(lines, "    self    total  kind    function")
 	case api.ByModule:
 		lines = append(lines, "    self    total  module")
 	case api.ByProcess:
-		lines = append(lines, "   share   cores      PID  process")
+		head := "   share   cores      PID  "
+		if node > 0 {
+			head += fmt.Sprintf("%-*s  ", node, "node")
+		}
+		lines = append(lines, head+"process")
 	default:
 		lines = append(lines, "   share   cores  "+string(t.By))
 	}
 	for i := range t.Rows {
-		lines = append(lines, row(t.By, &t.Rows[i]))
+		lines = append(lines, row(t.By, &t.Rows[i], node))
 	}
 	if len(t.Rows) == 0 {
 		lines = append(lines, "nothing ran on a CPU")
@@ -73,7 +78,17 @@ func facts(t *api.Top, columns int) string {
 	return line
 }
 
-func row(by api.By, r *api.TopRow) string {
+// nodeWidth is how many columns the names of nodes take; 0 where no row has one.
+func nodeWidth(rows []api.TopRow) (width int) {
+	for i := range rows {
+		if name := rows[i].Node; name != "" {
+			width = max(width, utf8.RuneCountInString(profiler.Printable(name)), len("node"))
+		}
+	}
+	return width
+}
+
+func row(by api.By, r *api.TopRow, node int) string {
 	name := profiler.Printable(r.Name)
 	switch by {
 	case api.ByFunction:
@@ -86,6 +101,9 @@ func row(by api.By, r *api.TopRow) string {
 	case api.ByProcess:
 		if r.Service != "" && r.Service != r.Name {
 			name += " (" + profiler.Printable(r.Service) + ")"
+		}
+		if node > 0 {
+			name = fmt.Sprintf("%-*s  %s", node, profiler.Printable(r.Node), name)
 		}
 		return fmt.Sprintf("%8s %7.2f  %7d  %s", share(r.SelfPercent), r.SelfCores, r.PID, name)
 	}

@@ -22,6 +22,7 @@ func TestLines(t *testing.T) {
 		{"a function of a file", api.ByFunction, api.TopRow{Name: "price", Kind: "native", Module: "shop", SelfPercent: 60, TotalPercent: 75}, 0, "  60.0 %   75.0 %  native  price (shop)"},
 		{"what rounds to nothing is not nothing", api.ByModule, api.TopRow{Name: "/bin/sh", SelfPercent: 0.01, TotalPercent: 0.01}, 0, "  <0.1 %   <0.1 %  /bin/sh"},
 		{"a process of a service", api.ByProcess, api.TopRow{Name: "server", PID: 4711, Service: "shop", SelfPercent: 100, SelfCores: 1}, 0, " 100.0 %    1.00     4711  server (shop)"},
+		{"a process of one of several nodes", api.ByProcess, api.TopRow{Name: "server", PID: 4711, Node: "worker-1", SelfPercent: 100, SelfCores: 1}, 0, " 100.0 %    1.00     4711  worker-1  server"},
 		{"no wider than the terminal", api.ByService, api.TopRow{Name: strings.Repeat("x", 50), SelfPercent: 100, SelfCores: 1}, 30, " 100.0 %    1.00  xxxxxxxxxxx…"},
 		{"no control codes", api.ByService, api.TopRow{Name: "a\x1b[2J", SelfPercent: 100, SelfCores: 1}, 0, ` 100.0 %    1.00  a\x1b[2J`},
 	} {
