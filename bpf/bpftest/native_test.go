@@ -30,9 +30,11 @@ type hostile struct {
 	calm     bool // all of it makes sense: walks end only at the limit of frames
 }
 
-// codeFrom to codeTo is where code is said to be: below any Go program, so that
-// a test that reads its own memory finds nothing there.
-const codeFrom, codeTo = 0x10000, 0x200000
+// codeFrom to codeTo is where code is said to be, in a file that begins at codeAt:
+// where no Go program has anything, so that a test that reads its own memory finds
+// nothing there. Programs begin at 0x400000 on amd64 and at 0x10000 on arm64, the
+// heap at 0xc000000000 and 0x4000000000.
+const codeAt, codeFrom, codeTo = 0x2000000000, codeAt + 0x10000, codeAt + 0x200000
 
 func newHostile(seed uint64, calm bool, stackAt uint64, stack []byte) *hostile {
 	h := &hostile{Rand: rand.New(rand.NewPCG(seed, 1)), stackAt: stackAt, stack: stack, calm: calm}
@@ -104,7 +106,7 @@ func (h *hostile) makeRules() {
 // oneIn says no, but for once in n times, and never where all is to make sense.
 func (h *hostile) oneIn(n int) bool { return !h.calm && h.IntN(n) == 0 }
 
-const codePages = codeTo >> 16
+const codePages = (codeTo - codeAt) >> 16
 
 func (h *hostile) makePages() {
 	first := uint32(0)
@@ -151,7 +153,7 @@ func (h *hostile) makeMappings() {
 	at := uint64(codeFrom)
 	for i := range h.mappings {
 		end := at + (codeTo-at)/uint64(h.mappings-i)
-		start, bias, exe, kind := at, uint64(0), uint32(h.IntN(8)), uint32(0)
+		start, bias, exe, kind := at, uint64(codeAt), uint32(h.IntN(8)), uint32(0)
 		at = end
 		switch {
 		case h.oneIn(16):
