@@ -107,7 +107,19 @@ const (
 	leastSamples    = 1000 // before stacks are judged
 	longestWaiting  = 2 * time.Minute
 	startupDelivery = 2 * time.Minute
+	// recently is how long a loss is told of that is over: as long as the others,
+	// which are those of the history.
+	recently = api.DefaultKeep
 )
+
+// ago is a time in the past as it is told: to the second only at first, so that the
+// same is told of agents that lost at the same time.
+func ago(d time.Duration) string {
+	if d < time.Minute {
+		return "less than a minute"
+	}
+	return plural(int(d.Minutes()), "minute")
+}
 
 // moreMemory is the command that gives agents a budget, and the container the
 // room that goes with it: as in the chart, the budget is what is asked for and half
@@ -130,8 +142,8 @@ func troubles(q *api.Quality, now time.Time) (out []Trouble) {
 		case e.Delivered == nil && now.Sub(q.Started) > startupDelivery:
 			add("kalypsoctl logs agent", "%s has taken no profile since the agent was started", profiler.Printable(e.Endpoint))
 		}
-		if e.Dropped > 0 {
-			add("kalypsoctl logs agent     tells why", "%d samples reached no backend since the agent was started", e.Dropped)
+		if e.DroppedAt != nil && now.Sub(*e.DroppedAt) < recently {
+			add("kalypsoctl logs agent     tells why", "%d samples reached no backend since the agent was started, the last of them %s ago", e.Dropped, ago(now.Sub(*e.DroppedAt)))
 		}
 	}
 	if lost := LostPercent(q); lost > mostLost {
@@ -203,6 +215,7 @@ func worst(q *api.Quality) (words string, n uint64) {
 // Sum adds up what agents say of their stacks since they were started.
 type Sum struct {
 	Agents          int // that answered
+	Stacks          uint64 // that were walked; without any there are no shares of them
 	Complete, Named float64
 	Reason          string // that most stacks are not whole for; empty: all are
 	ReasonPercent   float64
@@ -253,8 +266,9 @@ func SumUp(reports []Report) Sum {
 		return float64(n) / float64(of) * 100
 	}
 	var n uint64
-	s.Complete, s.Named = percent(all.StacksComplete, stacks(all)), percent(all.FramesNamed, all.Frames)
+	s.Stacks = stacks(all)
+	s.Complete, s.Named = percent(all.StacksComplete, s.Stacks), percent(all.FramesNamed, all.Frames)
 	s.Reason, n = worst(all)
-	s.ReasonPercent, s.Lost = percent(n, stacks(all)), LostPercent(all)
+	s.ReasonPercent, s.Lost = percent(n, s.Stacks), LostPercent(all)
 	return s
 }

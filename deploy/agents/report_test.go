@@ -24,7 +24,7 @@ func fine() *api.Quality {
 }
 
 func TestTroubles(t *testing.T) {
-	old := time.Now().Add(-10 * time.Minute)
+	old, older := time.Now().Add(-10*time.Minute), time.Now().Add(-20*time.Minute)
 	for _, c := range []struct {
 		name string
 		edit func(*api.Quality)
@@ -43,7 +43,8 @@ func TestTroubles(t *testing.T) {
 		{"the backend is behind", func(q *api.Quality) { q.Exports[0].Oldest, q.Exports[0].Waiting = &old, 1 }, []string{"1 request waiting for pyroscope:4040, the oldest since 10m0s"}},
 		{"nothing was ever taken", func(q *api.Quality) { q.Exports[0].Delivered = nil }, []string{"pyroscope:4040 has taken no profile since the agent was started"}},
 		{"it has just been started", func(q *api.Quality) { q.Started, q.Exports[0].Delivered = time.Now(), nil }, nil},
-		{"samples were given up", func(q *api.Quality) { q.Exports[0].Dropped = 5 }, []string{"5 samples reached no backend since the agent was started"}},
+		{"samples were given up", func(q *api.Quality) { q.Exports[0].Dropped, q.Exports[0].DroppedAt = 5, &old }, []string{"5 samples reached no backend since the agent was started, the last of them 10 minutes ago"}},
+		{"samples were given up long ago", func(q *api.Quality) { q.Exports[0].Dropped, q.Exports[0].DroppedAt = 5, &older }, nil},
 		{"nobody tells of pods", func(q *api.Quality) { q.Pods.Learning = false }, []string{"nobody tells it of pods: new ones have no name"}},
 		{"an agent that says nothing of pods and backends", func(q *api.Quality) { q.Pods, q.Exports = nil, nil }, nil},
 		{"stacks are not whole", func(q *api.Quality) {
@@ -95,7 +96,7 @@ func TestSumUp(t *testing.T) {
 	other.Cost.CPUPercent, other.Frequency = 0.2, 23
 	got := SumUp([]Report{{Quality: fine()}, {Quality: other, Troubles: []Trouble{{}}}, {Troubles: []Trouble{{}}}})
 	want := Sum{
-		Agents: 2, Complete: 99, Named: 99, Reason: "no information", ReasonPercent: 0.75, Lost: 0.1, CPULow: 0.2, CPUHigh: 0.6,
+		Agents: 2, Stacks: 20000, Complete: 99, Named: 99, Reason: "no information", ReasonPercent: 0.75, Lost: 0.1, CPULow: 0.2, CPUHigh: 0.6,
 		MemoryLow: 104 << 20, MemoryHigh: 104 << 20, RateLow: 23, RateHigh: 97, WithTroubles: 2,
 	}
 	if diff := cmp.Diff(got, want); diff != "" {

@@ -64,11 +64,12 @@ type Pods struct {
 type Export struct {
 	Name      string     `json:"name"`
 	Endpoint  string     `json:"endpoint"`
-	Error     string     `json:"error,omitempty"`     // why the backend takes nothing now
-	Delivered *time.Time `json:"delivered,omitempty"` // last; nil: never
-	Waiting   int        `json:"waiting"`             // requests
-	Oldest    *time.Time `json:"oldest,omitempty"`    // of them
-	Dropped   uint64     `json:"samples_dropped"`     // that no backend will have, since the start
+	Error     string     `json:"error,omitempty"`      // why the backend takes nothing now
+	Delivered *time.Time `json:"delivered,omitempty"`  // last; nil: never
+	Waiting   int        `json:"waiting"`              // requests
+	Oldest    *time.Time `json:"oldest,omitempty"`     // of them
+	Dropped   uint64     `json:"samples_dropped"`      // that no backend will have, since the start
+	DroppedAt *time.Time `json:"dropped_at,omitempty"` // the last of them; nil: none
 }
 
 // Cost is what the agent takes of the machine.

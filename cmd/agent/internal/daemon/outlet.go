@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,26 @@ type outlet struct {
 	encoded atomic.Uint64 // samples that went into requests
 	dropped atomic.Uint64 // samples that no request could carry, or the spool did not take
 	bytes   atomic.Uint64 // of requests, before compression
+
+	loss loss
+}
+
+// loss is when the last sample was given up.
+type loss struct {
+	mu      sync.Mutex
+	samples uint64 // that were given up by then
+	at      time.Time
+}
+
+// last notes how many samples are given up by now, and gives when the last was;
+// zero: none.
+func (l *loss) last(samples uint64, now time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if samples > l.samples {
+		l.samples, l.at = samples, now
+	}
+	return l.at
 }
 
 func (d *daemon) newOutlet(e config.Export) (*outlet, error) {
@@ -116,6 +137,13 @@ func (o *outlet) put(profiles []*profiler.Profile) {
 		}
 	}
 	o.dropped.Add(dropped)
+	st := o.spool.Stats()
+	o.loss.last(o.givenUp(&st), time.Now())
+}
+
+// givenUp is how many samples were given up, which no backend will have.
+func (o *outlet) givenUp(st *spool.Stats) uint64 {
+	return o.dropped.Load() + st.Refused.Samples + st.Expired.Samples + st.Evicted.Samples + st.Unreadable.Samples
 }
 
 // close sends what it can, and leaves the rest on disk.
@@ -138,7 +166,11 @@ func (o *outlet) status() api.Export {
 	st := o.spool.Stats()
 	out := api.Export{
 		Name: o.kind, Endpoint: o.endpoint, Waiting: st.Disk.Requests + st.Memory.Requests,
-		Dropped: o.dropped.Load() + st.Refused.Samples + st.Expired.Samples + st.Evicted.Samples + st.Unreadable.Samples,
+		Dropped: o.givenUp(&st),
+	}
+	if at := o.loss.last(out.Dropped, time.Now()); !at.IsZero() {
+		at = at.UTC()
+		out.DroppedAt = &at
 	}
 	if st.Backend == spool.BackendUnreachable || st.Backend == spool.BackendBusy {
 		out.Error = profiler.Printable(st.SendError)
