@@ -214,7 +214,7 @@ func worst(q *api.Quality) (words string, n uint64) {
 
 // Sum adds up what agents say of their stacks since they were started.
 type Sum struct {
-	Agents          int // that answered
+	Agents          int    // that answered
 	Stacks          uint64 // that were walked; without any there are no shares of them
 	Complete, Named float64
 	Reason          string // that most stacks are not whole for; empty: all are
