@@ -49,14 +49,20 @@ GOTEST     = $(GO) test $(TESTFLAGS) $(if $(SUDO),-exec "$(ASROOT)")
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# The agent is for Linux, kalypsoctl for macOS too.
+LINUX     := $(filter Linux,$(shell uname -s))
+NEEDLINUX  = @$(if $(LINUX),:,printf 'error: %s\ncause: %s\nfix:   %s\n' 'make $@ works on Linux only' 'it profiles a Linux kernel, and this is $(shell uname -s)' \
+             'make build && bin/kalypsoctl cluster create     makes a Linux with Kubernetes in a virtual machine' >&2; exit 1)
+
 .PHONY: build
-build: ## bin/kalypso-agent and bin/kalypsoctl, static; needs only Go
+build: ## bin/kalypso-agent (on Linux) and bin/kalypsoctl, static; needs only Go
 	@scripts/setup build
-	$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
+	$(if $(LINUX),$(GOBUILD) -o bin/kalypso-agent ./cmd/agent)
 	$(GOBUILD) -o bin/kalypsoctl ./cmd/kalypsoctl
 
 .PHONY: profile
 profile: ## build, profile this machine for 10 s, write profile.html
+	$(NEEDLINUX)
 	@scripts/setup build
 	$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
 	@$(SUDO) bin/kalypso-agent record --all --duration 10s --output profile.html
@@ -80,6 +86,7 @@ cluster-kind: bin/kalypsoctl ## a local Kubernetes in Docker (kind); nothing is 
 
 .PHONY: verify-ebpf
 verify-ebpf: ## can this machine be profiled? kalypso-agent doctor
+	$(NEEDLINUX)
 	@scripts/setup build
 	@$(GOBUILD) -o bin/kalypso-agent ./cmd/agent
 	$(SUDO) bin/kalypso-agent doctor $(FLAGS)
