@@ -31,7 +31,8 @@ type Config struct {
 	Comm         string
 	CgroupID     uint64 // cgroup v2 ID, with its depth below the root; 0: any
 	CgroupLevel  uint32
-	Subsystem    Subsystem // of cgroup v1, for verdicts
+	Subsystem    Subsystem // of cgroup v1
+	Hierarchy    uint32    // the number of its hierarchy in /proc/PID/cgroup
 	TailCalls    bool      // walk by tail calls even where bpf_loop exists (tests)
 	Rows         uint32    // size of the table of unwind rows, 4 bytes each; 0: the default
 }
@@ -58,10 +59,11 @@ type Kernel struct {
 type objects struct {
 	kalypsoMaps
 	kalypsoVariables
-	OnFork *ebpf.Program `ebpf:"klp_on_fork"`
-	OnExec *ebpf.Program `ebpf:"klp_on_exec"`
-	OnExit *ebpf.Program `ebpf:"klp_on_exit"`
-	Self   *ebpf.Program `ebpf:"klp_self"`
+	OnFork  *ebpf.Program `ebpf:"klp_on_fork"`
+	OnExec  *ebpf.Program `ebpf:"klp_on_exec"`
+	OnExit  *ebpf.Program `ebpf:"klp_on_exit"`
+	OnMkdir *ebpf.Program `ebpf:"klp_on_mkdir"`
+	Self    *ebpf.Program `ebpf:"klp_self"`
 }
 
 // Load loads the programs and attaches those that follow processes. Sampling
@@ -121,6 +123,7 @@ func configure(spec *ebpf.CollectionSpec, cfg Config) error {
 		"klp_cgroup":        cfg.CgroupID,
 		"klp_cgroup_level":  cfg.CgroupLevel,
 		"klp_subsystem":     uint8(cfg.Subsystem),
+		"klp_hierarchy":     cfg.Hierarchy,
 	}
 	for name, value := range values {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -178,10 +181,10 @@ func (k *Kernel) start() error {
 	if k.reader, err = newReader(k.objs.Records); err != nil {
 		return fmt.Errorf("open the ring buffer: %w", err)
 	}
-	for _, p := range []*ebpf.Program{k.objs.OnFork, k.objs.OnExec, k.objs.OnExit} {
+	for _, p := range []*ebpf.Program{k.objs.OnFork, k.objs.OnExec, k.objs.OnExit, k.objs.OnMkdir} {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceRawTp})
 		if err != nil {
-			return fmt.Errorf("follow processes with %s: %w", p, err)
+			return fmt.Errorf("follow processes and cgroups with %s: %w", p, err)
 		}
 		k.links = append(k.links, l)
 	}
@@ -207,7 +210,7 @@ func (k *Kernel) Close() error {
 
 func (o *objects) close() error {
 	var errs []error
-	for _, p := range []*ebpf.Program{o.OnFork, o.OnExec, o.OnExit, o.Self} {
+	for _, p := range []*ebpf.Program{o.OnFork, o.OnExec, o.OnExit, o.OnMkdir, o.Self} {
 		if p != nil {
 			errs = append(errs, p.Close())
 		}
@@ -334,7 +337,7 @@ func (k *Kernel) counter(i uint32, perCPU *[]uint64) (uint64, error) {
 func (k *Kernel) RunTime() (time.Duration, uint64) {
 	var total time.Duration
 	var runs uint64
-	for _, p := range []*ebpf.Program{k.sampler, k.objs.OnFork, k.objs.OnExec, k.objs.OnExit} {
+	for _, p := range []*ebpf.Program{k.sampler, k.objs.OnFork, k.objs.OnExec, k.objs.OnExit, k.objs.OnMkdir} {
 		if st, err := p.Stats(); err == nil {
 			total += st.Runtime
 			runs += st.RunCount

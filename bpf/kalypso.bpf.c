@@ -14,6 +14,7 @@ const volatile char klp_comm[16];
 const volatile __u64 klp_cgroup;       /* cgroup v2 ID */
 const volatile __u32 klp_cgroup_level; /* its depth; the root is 0 */
 const volatile __u8 klp_subsystem;     /* enum klp_subsystems: of cgroup v1 */
+const volatile __u32 klp_hierarchy;    /* its hierarchy's number in /proc/PID/cgroup; 0: none */
 
 #include "lifecycle.bpf.c"
 #include "sampler.bpf.c"

@@ -37,12 +37,14 @@ const (
 	kalypsoProgKlpOnExec      = "klp_on_exec"
 	kalypsoProgKlpOnExit      = "klp_on_exit"
 	kalypsoProgKlpOnFork      = "klp_on_fork"
+	kalypsoProgKlpOnMkdir     = "klp_on_mkdir"
 	kalypsoProgKlpSelf        = "klp_self"
 	kalypsoVarKlpByThread     = "klp_by_thread"
 	kalypsoVarKlpCgroup       = "klp_cgroup"
 	kalypsoVarKlpCgroupLevel  = "klp_cgroup_level"
 	kalypsoVarKlpComm         = "klp_comm"
 	kalypsoVarKlpEpoch        = "klp_epoch"
+	kalypsoVarKlpHierarchy    = "klp_hierarchy"
 	kalypsoVarKlpKernelStacks = "klp_kernel_stacks"
 	kalypsoVarKlpOnlyCgroup   = "klp_only_cgroup"
 	kalypsoVarKlpOnlyComm     = "klp_only_comm"
@@ -101,6 +103,7 @@ type kalypsoProgramSpecs struct {
 	KlpOnExec      *ebpf.ProgramSpec `ebpf:"klp_on_exec"`
 	KlpOnExit      *ebpf.ProgramSpec `ebpf:"klp_on_exit"`
 	KlpOnFork      *ebpf.ProgramSpec `ebpf:"klp_on_fork"`
+	KlpOnMkdir     *ebpf.ProgramSpec `ebpf:"klp_on_mkdir"`
 	KlpSelf        *ebpf.ProgramSpec `ebpf:"klp_self"`
 }
 
@@ -134,6 +137,7 @@ type kalypsoVariableSpecs struct {
 	KlpCgroupLevel  *ebpf.VariableSpec `ebpf:"klp_cgroup_level"`
 	KlpComm         *ebpf.VariableSpec `ebpf:"klp_comm"`
 	KlpEpoch        *ebpf.VariableSpec `ebpf:"klp_epoch"`
+	KlpHierarchy    *ebpf.VariableSpec `ebpf:"klp_hierarchy"`
 	KlpKernelStacks *ebpf.VariableSpec `ebpf:"klp_kernel_stacks"`
 	KlpOnlyCgroup   *ebpf.VariableSpec `ebpf:"klp_only_cgroup"`
 	KlpOnlyComm     *ebpf.VariableSpec `ebpf:"klp_only_comm"`
@@ -210,6 +214,7 @@ type kalypsoVariables struct {
 	KlpCgroupLevel  *ebpf.Variable `ebpf:"klp_cgroup_level"`
 	KlpComm         *ebpf.Variable `ebpf:"klp_comm"`
 	KlpEpoch        *ebpf.Variable `ebpf:"klp_epoch"`
+	KlpHierarchy    *ebpf.Variable `ebpf:"klp_hierarchy"`
 	KlpKernelStacks *ebpf.Variable `ebpf:"klp_kernel_stacks"`
 	KlpOnlyCgroup   *ebpf.Variable `ebpf:"klp_only_cgroup"`
 	KlpOnlyComm     *ebpf.Variable `ebpf:"klp_only_comm"`
@@ -230,6 +235,7 @@ type kalypsoPrograms struct {
 	KlpOnExec      *ebpf.Program `ebpf:"klp_on_exec"`
 	KlpOnExit      *ebpf.Program `ebpf:"klp_on_exit"`
 	KlpOnFork      *ebpf.Program `ebpf:"klp_on_fork"`
+	KlpOnMkdir     *ebpf.Program `ebpf:"klp_on_mkdir"`
 	KlpSelf        *ebpf.Program `ebpf:"klp_self"`
 }
 
@@ -241,6 +247,7 @@ func (p *kalypsoPrograms) Close() error {
 		p.KlpOnExec,
 		p.KlpOnExit,
 		p.KlpOnFork,
+		p.KlpOnMkdir,
 		p.KlpSelf,
 	)
 }

@@ -6,6 +6,9 @@
  * waiting for user space: a child can be unwound and is a target from its
  * first instruction on, and no process is unwound by a dead one's mappings.
  * User space learns the same from perf's own records: see bpf/sideband.go.
+ *
+ * The making of cgroups likewise, once per cgroup: of a container that is gone
+ * when user space looks, the number in its samples would say nothing.
  */
 #include "include/kalypso/maps.h"
 #include "include/kalypso/task.h"
@@ -59,6 +62,28 @@ int BPF_PROG(klp_on_exit, struct task_struct *task)
 		return 0;
 	bpf_map_delete_elem(&processes, &pid);
 	bpf_map_delete_elem(&targets, &pid);
+	klp_ran_since(began);
+	return 0;
+}
+
+/* A record that there is no room for is no loss: what is still there is found by its number. */
+SEC("tp_btf/cgroup_mkdir")
+int BPF_PROG(klp_on_mkdir, struct cgroup *cgroup, const char *path)
+{
+	__u64 began = bpf_ktime_get_ns();
+	int number = cgroup->root->hierarchy_id;
+	struct klp_new_cgroup *made;
+
+	if (number && number != klp_hierarchy)
+		return 0; /* of a subsystem that nobody is told apart by */
+	made = bpf_ringbuf_reserve(&records, sizeof(*made), 0);
+	if (!made)
+		return 0;
+	made->kind = KLP_RECORD_CGROUP;
+	made->hierarchy = number ? KLP_HIERARCHY_OLD : KLP_HIERARCHY_UNIFIED;
+	made->id = cgroup->kn->id;
+	bpf_probe_read_kernel_str(made->path, sizeof(made->path), path);
+	bpf_ringbuf_submit(made, BPF_RB_NO_WAKEUP);
 	klp_ran_since(began);
 	return 0;
 }

@@ -164,7 +164,7 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	__u32 zero = 0, pid, tid, kernel = 0;
 	__u8 compat = 0;
 	__s32 syscall = -1;
-	__u64 hash = 0, *words;
+	__u64 hash, *words;
 	struct pt_regs *regs;
 	__u64 began = bpf_ktime_get_ns();
 	int from_user = klp_in_user(ctx);
@@ -193,8 +193,12 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	header->ktime_ns = began;
 	BPF_CORE_READ_STR_INTO(&header->comm, task, group_leader, comm);
 	bpf_get_current_comm(header->thread, sizeof(header->thread));
+	header->started_ns = task->group_leader->start_boottime;
+	klp_cgroups_of(task, header->cgroups);
 	words = (__u64 *)header->comm;
-	hash = klp_mix(klp_mix(hash, words[0]), words[1]);
+	hash = klp_mix(klp_mix(0, words[0]), words[1]);
+	hash = klp_mix(hash, header->started_ns);
+	hash = klp_mix(klp_mix(hash, header->cgroups[0]), header->cgroups[1]);
 
 	if (!from_user && klp_kernel_stacks) {
 		long bytes = bpf_get_stack(ctx, w->stack.frames,

@@ -43,6 +43,8 @@ type functionsKlpCopy struct {
 		Tid          uint32
 		Hash         uint64
 		KtimeNs      uint64
+		StartedNs    uint64
+		Cgroups      [2]uint64
 		Comm         [16]int8
 		Thread       [16]int8
 	}
@@ -190,6 +192,8 @@ type functionsKlpWalk struct {
 			Tid          uint32
 			Hash         uint64
 			KtimeNs      uint64
+			StartedNs    uint64
+			Cgroups      [2]uint64
 			Comm         [16]int8
 			Thread       [16]int8
 		}

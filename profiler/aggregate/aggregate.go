@@ -17,10 +17,11 @@ import (
 // Config of a Collector.
 type Config struct {
 	// FirstSeen is called at the first sample of each process in a window, and
-	// again when it goes by another name: it runs another program. RunTime is
-	// called at each new stack with code that the process made at run time.
-	// Both are called from the goroutine that adds, so they must be quick.
-	FirstSeen func(pid profiler.PID, comm string)
+	// again when it is in another cgroup or goes by another name: it runs another
+	// program. RunTime is called at each new stack with code that the process made
+	// at run time. Both are called from the goroutine that adds, so they must be
+	// quick.
+	FirstSeen func(p sampler.Process, comm string)
 	RunTime   func(profiler.PID)
 	// MaxBytes is how large a window may grow before Full is called, once; 0:
 	// without end. Nothing is dropped: whoever hears of it takes the window.
@@ -67,7 +68,7 @@ func (c *Collector) Add(s *sampler.Stack, n uint64) {
 	c.full = c.full || full
 	c.mu.Unlock()
 	if first {
-		c.FirstSeen(s.Key.PID, text(s.Comm[:]))
+		c.FirstSeen(s.Process, text(s.Comm[:]))
 	}
 	if fresh && slices.ContainsFunc(s.User, madeAtRunTime) {
 		c.RunTime(s.Key.PID)
@@ -108,14 +109,14 @@ type Window struct {
 
 // Entry is one distinct stack.
 type Entry struct {
-	PID    profiler.PID
-	TID    profiler.TID // 0 unless by thread
-	Comm   string
-	Thread string // empty unless by thread
-	Kernel []uint64
-	User   []uint64
-	Stop   profiler.Stop
-	Count  uint64
+	Process sampler.Process
+	TID     profiler.TID // 0 unless by thread
+	Comm    string
+	Thread  string // empty unless by thread
+	Kernel  []uint64
+	User    []uint64
+	Stop    profiler.Stop
+	Count   uint64
 }
 
 // NewWindow makes an empty window.
@@ -149,7 +150,7 @@ func (w *Window) add(s *sampler.Stack, n uint64) (first, fresh bool) {
 	e := w.entries[s.Key]
 	if fresh = e == nil; fresh {
 		e = &Entry{
-			PID: s.Key.PID, TID: s.Key.TID, Comm: text(s.Comm[:]), Stop: s.Stop,
+			Process: s.Process, TID: s.Key.TID, Comm: text(s.Comm[:]), Stop: s.Stop,
 			Kernel: w.keep(s.Kernel), User: w.keep(s.User),
 		}
 		if e.TID != 0 {
@@ -163,7 +164,7 @@ func (w *Window) add(s *sampler.Stack, n uint64) (first, fresh bool) {
 		}
 	}
 	e.Count += n
-	p := process{e.PID, s.Comm}
+	p := process{e.Process, s.Comm}
 	first = !w.seen[p]
 	if first {
 		w.seen[p] = true
@@ -173,7 +174,7 @@ func (w *Window) add(s *sampler.Stack, n uint64) (first, fresh bool) {
 
 // process is one program that a process runs.
 type process struct {
-	pid  profiler.PID
+	sampler.Process
 	comm [16]byte
 }
 
@@ -199,7 +200,7 @@ func (w *Window) Entries() (entries []*Entry, lost uint64) {
 }
 
 // entryBytes is an entry, its names and its places in the maps.
-const entryBytes = 256
+const entryBytes = 280
 
 // Bytes is about the memory that the window takes.
 func (w *Window) Bytes() int {

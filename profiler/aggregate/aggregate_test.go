@@ -19,13 +19,13 @@ type heard struct{ first, runTime []profiler.PID }
 func newTestCollector() (*Collector, *heard) {
 	h := &heard{}
 	return NewCollector(Config{
-		FirstSeen: func(p profiler.PID, _ string) { h.first = append(h.first, p) },
+		FirstSeen: func(p sampler.Process, _ string) { h.first = append(h.first, p.PID) },
 		RunTime:   func(p profiler.PID) { h.runTime = append(h.runTime, p) },
 	}), h
 }
 
 func stack(pid profiler.PID, hash uint64, user ...uint64) *sampler.Stack {
-	s := &sampler.Stack{Key: sampler.Key{Hash: hash, PID: pid}, Thread: 9, Stop: profiler.StopRoot, Kernel: []uint64{hash}, User: user}
+	s := &sampler.Stack{Key: sampler.Key{Hash: hash, PID: pid}, Process: sampler.Process{PID: pid}, Thread: 9, Stop: profiler.StopRoot, Kernel: []uint64{hash}, User: user}
 	copy(s.Comm[:], "comm")
 	copy(s.Name[:], "thread")
 	return s
@@ -59,7 +59,7 @@ func TestWindow(t *testing.T) {
 	}
 	counts := map[profiler.PID][]uint64{}
 	for _, e := range list {
-		counts[e.PID] = append(counts[e.PID], e.Count)
+		counts[e.Process.PID] = append(counts[e.Process.PID], e.Count)
 		if e.Comm != "comm" || e.Thread != "" || e.TID != 0 || e.Stop != profiler.StopRoot {
 			t.Errorf("entry %+v", e)
 		}
@@ -119,7 +119,7 @@ func TestCut(t *testing.T) {
 func TestFull(t *testing.T) {
 	full := 0
 	c := NewCollector(Config{
-		FirstSeen: func(profiler.PID, string) {}, RunTime: func(profiler.PID) {},
+		FirstSeen: func(sampler.Process, string) {}, RunTime: func(profiler.PID) {},
 		MaxBytes: 200 << 10, Full: func() { full++ },
 	})
 	for round := range 2 {
@@ -169,7 +169,11 @@ func TestTold(t *testing.T) {
 	copy(exec.Comm[:], "other")
 	c.Add(exec, 1)
 	c.Add(exec, 1)
-	if diff := cmp.Diff(*h, heard{[]profiler.PID{1, 2, 2}, []profiler.PID{1, 1}}, cmp.AllowUnexported(heard{})); diff != "" {
+	moved, again := stack(2, 6, file), stack(2, 7, file) // to another cgroup; and another process with the same PID
+	moved.Process.Cgroups[0], again.Process.Started = 5, 6
+	c.Add(moved, 1)
+	c.Add(again, 1)
+	if diff := cmp.Diff(*h, heard{[]profiler.PID{1, 2, 2, 2, 2}, []profiler.PID{1, 1}}, cmp.AllowUnexported(heard{})); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
@@ -221,10 +225,10 @@ func TestConcurrentUse(t *testing.T) {
 	var mu sync.Mutex
 	first := map[profiler.PID]int{}
 	c := NewCollector(Config{
-		FirstSeen: func(p profiler.PID, _ string) {
+		FirstSeen: func(p sampler.Process, _ string) {
 			mu.Lock()
 			defer mu.Unlock()
-			first[p]++
+			first[p.PID]++
 		},
 		RunTime: func(profiler.PID) {},
 	})

@@ -20,6 +20,7 @@ type engine struct {
 	table     *process.Table
 	collector *aggregate.Collector
 	sampler   *sampler.Sampler
+	cgroups   *workload.Cgroups // nil: nobody asks for them
 	perfMaps  *perfMaps
 	symbols   *symbolize.Symbolizer
 	names     chan kernelNames
@@ -56,7 +57,11 @@ func openEngine(cfg Config, windows aggregate.Config) (*engine, error) {
 func (e *engine) open(cfg Config, windows aggregate.Config) error {
 	bc := bpf.Config{
 		KernelStacks: cfg.Kernel, ByThread: cfg.ByThread, OnlyTargets: len(cfg.PIDs) > 0,
-		Comm: cfg.Comm, TailCalls: cfg.TailCalls, Rows: cfg.Rows, Subsystem: cfg.subsystem,
+		Comm: cfg.Comm, TailCalls: cfg.TailCalls, Rows: cfg.Rows,
+	}
+	if cfg.groups != nil {
+		bc.Subsystem, bc.Hierarchy = subsystems[cfg.groups.Controller], cfg.groups.Number
+		e.cgroups = workload.NewCgroups(cfg.groups)
 	}
 	if cfg.Cgroup != "" {
 		cg, err := workload.FindCgroup(cfg.Cgroup)
@@ -80,6 +85,11 @@ func (e *engine) open(cfg Config, windows aggregate.Config) error {
 	e.sampler = sampler.New(sampler.Config{
 		Kernel: e.kernel, Unwinder: e.table, Sink: e.collector, Arch: process.HostArch,
 		ByThread: cfg.ByThread, Failed: cfg.Failed, Tick: cfg.tick,
+		Made: func(c bpf.Cgroup, path string) {
+			if e.cgroups != nil {
+				e.cgroups.Made(c.ID, c.Old, path)
+			}
+		},
 	})
 	e.symbols = &symbolize.Symbolizer{
 		Executables: func(id uint32) symbolize.Executable {
@@ -143,7 +153,7 @@ func (e *engine) close() {
 // workload. of tells what is known of a process, keep whether it is wanted (nil:
 // all are), rate at which it was sampled, 0 being the rate of all. Samples whose stack never came are lost, and nobody's.
 func (e *engine) profiles(
-	w *aggregate.Window, of func(pid profiler.PID, comm string) seen, keep func(*profiler.Workload, *profiler.Process) bool,
+	w *aggregate.Window, of func(p sampler.Process, comm string) seen, keep func(*profiler.Workload, *profiler.Process) bool,
 	rate func(cgroup string) int,
 ) (list []*profiler.Profile, lost, filtered uint64) {
 	type process struct {
@@ -154,11 +164,11 @@ func (e *engine) profiles(
 	processes := map[processKey]process{}
 	entries, lost := w.Entries()
 	for _, x := range entries {
-		key := processKey{x.PID, x.Comm}
+		key := processKey{x.Process, x.Comm}
 		proc, known := processes[key]
 		if !known {
-			s := of(x.PID, x.Comm)
-			proc.Process = &profiler.Process{PID: x.PID, Comm: x.Comm, Exe: s.exe, Cgroup: s.cgroup}
+			s := of(x.Process, x.Comm)
+			proc.Process = &profiler.Process{PID: x.Process.PID, Comm: x.Comm, Exe: s.exe, Cgroup: s.cgroup}
 			if keep == nil || keep(s.workload, proc.Process) {
 				if proc.profile = byWorkload[s.workload]; proc.profile == nil {
 					proc.profile = &profiler.Profile{Workload: s.workload, Frequency: rate(s.cgroup)}
@@ -172,7 +182,7 @@ func (e *engine) profiles(
 			filtered += x.Count
 			continue
 		}
-		st := e.symbols.Stack(x.PID, x.Kernel, x.User, x.Stop)
+		st := e.symbols.Stack(x.Process.PID, x.Kernel, x.User, x.Stop)
 		p := proc.profile
 		p.Samples = append(p.Samples, profiler.Sample{Process: proc.Process, TID: x.TID, Thread: x.Thread, Stack: st, Count: x.Count})
 		p.Quality.Add(st, x.Count)
@@ -187,6 +197,9 @@ type seen struct {
 }
 
 type processKey struct {
-	pid  profiler.PID
+	sampler.Process
 	comm string
 }
+
+// subsystems are the controllers of cgroup version 1 that workload knows.
+var subsystems = map[string]bpf.Subsystem{"cpu": bpf.CPU, "memory": bpf.Memory, "pids": bpf.PIDs}

@@ -55,8 +55,8 @@ type Config struct {
 	// Failed, if set, is told of errors that cost precision, not the recording.
 	Failed func(error)
 
-	tick      func()        // called once a second by the sampler
-	subsystem bpf.Subsystem // by whose cgroups of version 1 samples are left out
+	tick   func()                // called once a second by the sampler
+	groups *workload.Hierarchies // whose cgroups are told apart; nil: none
 }
 
 // Progress is how far a recording is.
@@ -114,6 +114,10 @@ func Record(ctx context.Context, cfg Config) (*profiler.Profile, *Cost, error) {
 		return nil, nil, err
 	}
 	r := &recording{Config: cfg, begin: time.Now(), seen: map[processKey]seen{}}
+	if r.ByCgroup {
+		r.groups = workload.FindHierarchies()
+		defer r.groups.Close()
+	}
 	if r.Failed == nil {
 		r.Failed = func(error) {}
 	}
@@ -141,14 +145,15 @@ type recording struct {
 	seen map[processKey]seen
 }
 
-func (r *recording) firstSeen(pid profiler.PID, comm string) {
-	var s seen
-	s.exe, _ = os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)) // a kernel thread has none
+func (r *recording) firstSeen(p sampler.Process, comm string) {
+	exe, _, there := ask(p)
+	s := seen{exe: exe}
 	if r.ByCgroup {
-		s.cgroup, _ = workload.CgroupOf(pid) // gone already: the cgroup stays unknown
+		place, _, _ := placeOf(r.cgroups, p, there) // gone already, and its cgroup too: it stays unknown
+		s.cgroup = place.Path
 	}
 	r.mu.Lock()
-	r.seen[processKey{pid, comm}] = s
+	r.seen[processKey{p, comm}] = s
 	r.mu.Unlock()
 }
 
@@ -232,7 +237,7 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 }
 
 func (r *recording) profile(counters bpf.Counters) *profiler.Profile {
-	of := func(pid profiler.PID, comm string) seen { return r.seen[processKey{pid, comm}] }
+	of := func(p sampler.Process, comm string) seen { return r.seen[processKey{p, comm}] }
 	list, orphans, _ := r.profiles(r.collector.Cut(), of, nil, func(string) int { return 0 })
 	p := &profiler.Profile{}
 	if len(list) > 0 { // one: no process has a workload

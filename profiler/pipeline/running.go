@@ -39,7 +39,7 @@ func (s *Service) Running() ([]Running, error) {
 		if kernel || gone || err != nil || exe == "" && !runs(pid) {
 			continue
 		}
-		place, _ := s.who.place(pid) // without one it is of the machine
+		place, _ := s.groups.PlaceOf(pid) // without one it is of the machine
 		cgroup := place.Path
 		p := profiler.Process{PID: pid, Comm: strings.TrimSuffix(string(comm), "\n"), Exe: exe, Cgroup: cgroup}
 		out = append(out, Running{p, s.who.is(&identity{exe: exe, cgroup: cgroup}, p.Comm)})

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
 // TestRunning: processes are listed that no sample was ever of, and those of the
@@ -17,7 +18,7 @@ func TestRunning(t *testing.T) {
 	}
 	defer func() { _ = ended.Wait() }()
 	until(t, "true has ended", func() bool { return !runs(profiler.PID(ended.Process.Pid)) })
-	s := &Service{who: newTestIdentities("")}
+	s := &Service{who: newTestIdentities(""), groups: new(workload.Hierarchies)}
 	list, err := s.Running()
 	if err != nil {
 		t.Fatal(err)

@@ -105,6 +105,7 @@ type Service struct {
 	event string
 
 	*engine
+	groups    *workload.Hierarchies
 	who       *identities
 	selection *selection
 	segments  chan *segment
@@ -210,11 +211,11 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s.ticks.loop, s.ticks.sampler = s.stage("loop", stuckAfter), s.stage("sampler", stuckAfter)
 	s.ticks.naming = s.stage("naming", stuckNamingAfter)
 	s.memory = newMemory(s)
-	groups := workload.FindHierarchies()
+	s.groups = workload.FindHierarchies()
 	s.engine, err = openEngine(Config{
-		subsystem: subsystems[groups.Controller], Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Failed: s.failed, tick: s.ticks.sampler,
+		groups: s.groups, Runtimes: cfg.Runtimes, OpenPerfMap: cfg.OpenPerfMap, Kernel: cfg.Kernel, Failed: s.failed, tick: s.ticks.sampler,
 	}, aggregate.Config{
-		FirstSeen: func(pid profiler.PID, comm string) { s.who.see(pid, comm) },
+		FirstSeen: func(p sampler.Process, comm string) { s.who.see(p, comm) },
 		MaxBytes:  s.memory.windowBytes(),
 		Full: func() {
 			select {
@@ -224,17 +225,15 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 		},
 	})
 	if err != nil {
+		s.groups.Close()
 		return nil, err
 	}
-	s.who = newIdentities(s.host, cfg.Node, cfg.ServiceName, cfg.Labels, cfg.Pods, s.table.Parent)
-	s.selection = newSelection(s.kernel, groups, cfg.Pods, cfg.selects(), s.failed)
-	s.who.place, s.who.met = groups.PlaceOf, s.selection.meet
+	s.who = newIdentities(s.host, cfg.Node, cfg.ServiceName, cfg.Labels, cfg.Pods, s.cgroups, s.table.Parent)
+	s.selection = newSelection(s.kernel, s.groups, cfg.Pods, cfg.selects(), s.failed)
+	s.who.met = s.selection.meet
 	s.memory.begin()
 	return s, nil
 }
-
-// subsystems are the controllers of cgroup version 1 that workload knows.
-var subsystems = map[string]bpf.Subsystem{"cpu": bpf.CPU, "memory": bpf.Memory, "pids": bpf.PIDs}
 
 // selects is what a selection goes by: that nothing is left out, where nobody says.
 func (s *Settings) selects() Select {
@@ -254,6 +253,7 @@ func (s *Service) failed(err error) {
 
 // Run samples until ctx ends. Everything sampled is delivered when it returns.
 func (s *Service) Run(ctx context.Context) error {
+	defer s.groups.Close()
 	defer s.engine.close()
 	defer close(s.ended)
 	s.hz = s.budget.rate

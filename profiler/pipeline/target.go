@@ -17,8 +17,12 @@ type status struct {
 	state   byte
 	parent  profiler.PID
 	threads int
-	kernel  bool // a kernel thread
+	kernel  bool   // a kernel thread
+	started uint64 // in ticks of the clock since the machine was
 }
+
+// clockTick is one of them, in nanoseconds: USER_HZ is 100.
+const clockTick = 10_000_000
 
 // readStatus reads it, for a PID or a thread's ID.
 func readStatus(pid profiler.PID) (status, error) {
@@ -34,14 +38,15 @@ func readStatus(pid profiler.PID) (status, error) {
 func parseStatus(line string) (status, error) {
 	i := strings.LastIndexByte(line, ')')
 	f := strings.Fields(line[i+1:])
-	if i < 0 || len(f) < 18 {
+	if i < 0 || len(f) < 20 {
 		return status{}, fmt.Errorf("read state of a process: %q", line)
 	}
 	parent, err := strconv.ParseUint(f[1], 10, 32)
 	threads, err2 := strconv.Atoi(f[17])
 	flags, err3 := strconv.ParseUint(f[6], 10, 32)
+	started, err4 := strconv.ParseUint(f[19], 10, 64)
 	const kernelThread = 0x00200000 // PF_KTHREAD, include/linux/sched.h
-	return status{f[0][0], profiler.PID(parent), threads, flags&kernelThread != 0}, errors.Join(err, err2, err3)
+	return status{f[0][0], profiler.PID(parent), threads, flags&kernelThread != 0, started}, errors.Join(err, err2, err3, err4)
 }
 
 // runs says that a process has not ended. One that nobody waited for has ended;

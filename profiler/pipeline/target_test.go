@@ -28,10 +28,10 @@ func TestParseStatus(t *testing.T) {
 		want       status
 		bad        bool
 	}{
-		{"plain", "12 (sleep) S 7" + tail, status{'S', 7, 3, false}, false},
-		{"spaces and brackets in the name", "12 (a ) R 1 (x) S 7" + tail, status{'S', 7, 3, false}, false},
-		{"a line feed in the name", "12 (a\nb) Z 7" + tail, status{'Z', 7, 3, false}, false},
-		{"a kernel thread", "12 (kworker/0:1) I 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0", status{'I', 2, 1, true}, false},
+		{"plain", "12 (sleep) S 7" + tail, status{'S', 7, 3, false, 99}, false},
+		{"spaces and brackets in the name", "12 (a ) R 1 (x) S 7" + tail, status{'S', 7, 3, false, 99}, false},
+		{"a line feed in the name", "12 (a\nb) Z 7" + tail, status{'Z', 7, 3, false, 99}, false},
+		{"a kernel thread", "12 (kworker/0:1) I 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0 5", status{'I', 2, 1, true, 5}, false},
 		{"cut", "12 (sleep) S 7", status{}, true},
 		{"no name", "12 S 7" + tail, status{}, true},
 		{"empty", "", status{}, true},

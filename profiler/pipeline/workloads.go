@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/sampler"
 	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
@@ -21,9 +23,10 @@ import (
 // outside of units and containers shows the rest as one.
 const maxWorkloads = 4096
 
-// identities says which workload a process belongs to. What there is to know is
-// read at the process's first sample in a window: it may be gone a moment later.
-// Of one that is gone already, the parent's cgroup is taken.
+// identities says which workload a process belongs to. A process is known by its
+// PID, when it was started and the cgroups that it was in when it was sampled, all
+// told by the kernel side: PIDs are given again, and processes move. What else there
+// is to know is read at its first sample in a window: it may be gone a moment later.
 //
 // A container's pod is looked up when the window is named, and again for each
 // window: its labels may have changed, and of a container that is a second old
@@ -35,15 +38,16 @@ type identities struct {
 	labels  []profiler.Attribute
 	pods    *workload.Pods
 	parent  func(profiler.PID) profiler.PID
-	place   func(profiler.PID) (workload.Place, error)
+	cgroups *workload.Cgroups
 	met     func(workload.Place) // hears of the cgroup of each process; nil: nobody does
 
 	mu        sync.Mutex
 	processes map[processKey]*identity
 	byPID     map[profiler.PID]*identity // the newest of each
 	leaving   []profiler.PID             // ended; windows that hold samples of them may still be open
+	round     int                        // of clean-ups
 	workloads map[string]known
-	cgroups   map[string]bool // with a pod in their path, since the last clean-up
+	inPods    map[string]bool // cgroups with a pod in their path, since the last clean-up
 	unsettled map[string]meeting
 }
 
@@ -62,45 +66,82 @@ type known struct {
 
 // identity is what was read of a process.
 type identity struct {
+	processKey
 	exe, cgroup string
 	kernel      bool // a kernel thread
+	round       int  // in which it was met last
 }
 
 func newIdentities(
-	host, node, service string, labels []profiler.Attribute, pods *workload.Pods, parent func(profiler.PID) profiler.PID,
+	host, node, service string, labels []profiler.Attribute, pods *workload.Pods, cgroups *workload.Cgroups,
+	parent func(profiler.PID) profiler.PID,
 ) *identities {
 	return &identities{
-		host: host, node: node, service: service, labels: labels, pods: pods, parent: parent,
-		place:     new(workload.Hierarchies).PlaceOf,
+		host: host, node: node, service: service, labels: labels, pods: pods, parent: parent, cgroups: cgroups,
 		processes: map[processKey]*identity{}, byPID: map[profiler.PID]*identity{},
-		workloads: map[string]known{}, cgroups: map[string]bool{}, unsettled: map[string]meeting{},
+		workloads: map[string]known{}, inPods: map[string]bool{}, unsettled: map[string]meeting{},
 	}
 }
 
 // see reads what there is to know of a process. It costs two short files.
-func (x *identities) see(pid profiler.PID, comm string) {
-	exe, kernel, gone := readExe(pid)
-	cgroup := ""
-	if !gone {
-		if place, err := x.place(pid); err == nil { // gone meanwhile: the parent's
-			cgroup = place.Path
-			if x.met != nil {
-				x.met(place)
-			}
-		}
+func (x *identities) see(p sampler.Process, comm string) {
+	exe, kernel, there := ask(p)
+	place, known, all := placeOf(x.cgroups, p, there)
+	if known && x.met != nil {
+		x.met(place)
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	key := processKey{pid, comm}
-	if cgroup == "" && exe == "" && x.processes[key] != nil {
-		return // what was read in an earlier window holds
+	id := &identity{processKey{p, comm}, exe, place.Path, kernel, x.round}
+	if !all {
+		id.cgroup = x.withKin(place, p)
 	}
-	if cgroup == "" {
-		cgroup = x.cgroupOfKin(pid)
+	if before := x.before(id); before != nil && exe == "" && !kernel {
+		id.exe, id.kernel = before.exe, before.kernel
+		if before.Cgroups == p.Cgroups {
+			id.cgroup = cmp.Or(id.cgroup, before.cgroup)
+		}
 	}
-	id := &identity{exe, cgroup, kernel}
-	x.processes[key], x.byPID[pid] = id, id
-	x.meet(cgroup)
+	x.processes[id.processKey], x.byPID[p.PID] = id, id
+	x.meet(id.cgroup)
+}
+
+// before is what was read of the same program of a process earlier.
+func (x *identities) before(id *identity) *identity {
+	if same := x.processes[id.processKey]; same != nil {
+		return same
+	}
+	if newest := x.byPID[id.PID]; newest != nil && newest.Started == id.Started && newest.comm == id.comm {
+		return newest
+	}
+	return nil
+}
+
+// ask reads a process's program, which a kernel thread has none of, and whether it
+// is there: its PID may be another's by now.
+func ask(p sampler.Process) (exe string, kernel, there bool) {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.PID))
+	st, err2 := readStatus(p.PID) // after the other: if it is the process now, it was then
+	if err2 != nil || st.started != p.Started/clockTick {
+		return "", false, false
+	}
+	return exe, errors.Is(err, fs.ErrNotExist) && st.kernel, true
+}
+
+// placeOf gives the cgroup that a process is known by, by the numbers of those that
+// it was in. all says that no more could be told of it: hierarchies of version 1 are
+// many, and a number is known in one.
+func placeOf(cgroups *workload.Cgroups, p sampler.Process, there bool) (place workload.Place, known, all bool) {
+	place, known = cgroups.Place(p.Cgroups)
+	if known && (p.Cgroups[1] == 0 || len(workload.Containers(place.Path)) > 0) {
+		return place, true, true
+	}
+	if there {
+		if told, ok := cgroups.PlaceOf(p.PID, p.Cgroups); ok {
+			return told, true, true
+		}
+	}
+	return place, known, false
 }
 
 // patience is how long a container of a known pod may be unknown before its
@@ -119,13 +160,13 @@ const (
 
 // meet notes a container in a pod that is not known yet, and has it asked for.
 func (x *identities) meet(cgroup string) {
-	if x.pods == nil || cgroup == "" || x.cgroups[cgroup] || len(x.cgroups) >= maxWorkloads {
+	if x.pods == nil || cgroup == "" || x.inPods[cgroup] || len(x.inPods) >= maxWorkloads {
 		return
 	}
 	if !workload.InPod(cgroup) {
 		return
 	}
-	x.cgroups[cgroup] = true
+	x.inPods[cgroup] = true
 	if c, ok := x.pods.Find(cgroup); !ok || c.Name == "" {
 		x.unsettled[cgroup] = meeting{time.Now(), ok && c.Pod.Told}
 		x.pods.Want()
@@ -186,53 +227,64 @@ func (x *identities) waitFor(begin, now time.Time) (left time.Duration) {
 // before the process that is looked for was met.
 const kin = 4
 
-// cgroupOfKin is the cgroup that a process which cannot be asked any more was in:
-// its own from before its exec, or that of the nearest ancestor that is known or
-// can be asked. x.mu is held.
-func (x *identities) cgroupOfKin(pid profiler.PID) string {
+// withKin is the cgroup of a process of which there is no more to be asked than its
+// numbers told: that of its nearest ancestor in the same cgroups, if that is known or
+// can be asked, since it may say more. x.mu is held.
+func (x *identities) withKin(place workload.Place, p sampler.Process) string {
+	pid := p.PID
 	for range kin {
-		if p := x.byPID[pid]; p != nil && p.cgroup != "" {
-			return p.cgroup
+		k := x.byPID[pid]
+		if k != nil && k.Cgroups == p.Cgroups && k.Started <= p.Started && k.cgroup != "" {
+			return k.cgroup
 		}
 		if pid = x.parent(pid); pid == 0 {
-			return ""
+			break
 		}
-		if p := x.byPID[pid]; p == nil {
-			if place, err := x.place(pid); err == nil {
-				return place.Path
+		if k := x.byPID[pid]; k == nil {
+			if told, ok := x.cgroups.PlaceOf(pid, p.Cgroups); ok {
+				return told.Path
 			}
 		}
 	}
-	return ""
+	return place.Path
 }
 
 // of gives what is known of a process.
-func (x *identities) of(pid profiler.PID, comm string) seen {
+func (x *identities) of(p sampler.Process, comm string) seen {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	id := x.processes[processKey{pid, comm}]
+	id := x.processes[processKey{p, comm}]
 	if id == nil {
-		id = &identity{cgroup: x.cgroupOfKin(pid)}
+		place, _, all := placeOf(x.cgroups, p, false)
+		if id = (&identity{cgroup: place.Path}); !all {
+			id.cgroup = x.withKin(place, p)
+		}
 	}
 	return seen{id.exe, id.cgroup, x.workload(id, comm)}
 }
 
-// end drops what ended before the last call: by now, all windows that could
-// hold a sample of it are named.
+// keepOther is for how many rounds what a process was before, under another name
+// or in another cgroup, is remembered.
+const keepOther = 4
+
+// end drops what ended before the last call and was not met since: by now, all
+// windows that could hold a sample of it are named. What was met since is another
+// process with the same PID.
 func (x *identities) end(ended []profiler.PID) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	gone := map[profiler.PID]bool{}
 	for _, pid := range x.leaving {
 		gone[pid] = true
-		delete(x.byPID, pid)
 	}
-	if len(gone) > 0 {
-		maps.DeleteFunc(x.processes, func(k processKey, _ *identity) bool { return gone[k.pid] })
-	}
+	maps.DeleteFunc(x.processes, func(_ processKey, id *identity) bool {
+		return gone[id.PID] && id.round < x.round || id.round+keepOther < x.round && x.byPID[id.PID] != id
+	})
+	maps.DeleteFunc(x.byPID, func(pid profiler.PID, id *identity) bool { return gone[pid] && id.round < x.round })
 	x.leaving = ended
-	if len(x.cgroups) >= maxWorkloads {
-		clear(x.cgroups)
+	x.round++
+	if len(x.inPods) >= maxWorkloads {
+		clear(x.inPods)
 	}
 	if len(x.workloads) >= maxWorkloads {
 		clear(x.workloads)

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,11 +12,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/sampler"
 	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
 func newTestIdentities(service string, labels ...profiler.Attribute) *identities {
-	return newIdentities("box", "", service, labels, nil, func(profiler.PID) profiler.PID { return 1 })
+	return newIdentities("box", "", service, labels, nil, noCgroups(), func(profiler.PID) profiler.PID { return 1 })
+}
+
+// noCgroups are those of a machine that shows none: what /proc says holds.
+func noCgroups() *workload.Cgroups { return workload.NewCgroups(new(workload.Hierarchies)) }
+
+// processOf is a process as the kernel side tells it, but for its cgroups. One that
+// is gone was started last.
+func processOf(pid profiler.PID) sampler.Process {
+	p := sampler.Process{PID: pid, Started: math.MaxUint64}
+	if st, err := readStatus(pid); err == nil {
+		p.Started = st.started * clockTick
+	}
+	return p
 }
 
 func attributes(w *profiler.Workload) map[string]string {
@@ -98,26 +113,26 @@ func TestIdentityOfTheGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := newIdentities("box", "", "", nil, nil, func(profiler.PID) profiler.PID { return own })
-	x.see(own, "me")
-	if got := x.of(own, "me"); got.exe != exe || got.cgroup == "" {
+	x := newIdentities("box", "", "", nil, nil, noCgroups(), func(profiler.PID) profiler.PID { return own })
+	x.see(processOf(own), "me")
+	if got := x.of(processOf(own), "me"); got.exe != exe || got.cgroup == "" {
 		t.Fatalf("of this process: %+v", got)
 	}
 	x.byPID[own].cgroup = "/system.slice/parent.service"
-	x.see(gone, "child")
-	if got := x.of(gone, "child"); got.workload.Attribute("service.name") != "parent" {
+	x.see(processOf(gone), "child")
+	if got := x.of(processOf(gone), "child"); got.workload.Attribute("service.name") != "parent" {
 		t.Errorf("the child of a unit's process is %v", got.workload)
 	}
-	x.processes[processKey{gone, "child"}].exe = "/bin/known"
-	x.see(gone, "child")
-	if got := x.of(gone, "child"); got.exe != "/bin/known" {
+	x.processes[processKey{processOf(gone), "child"}].exe = "/bin/known"
+	x.see(processOf(gone), "child")
+	if got := x.of(processOf(gone), "child"); got.exe != "/bin/known" {
 		t.Errorf("what was known of a process that is gone is forgotten: %+v", got)
 	}
-	if got := x.of(gone, "exec'd"); got.workload.Attribute("service.name") != "parent" {
+	if got := x.of(processOf(gone), "exec'd"); got.workload.Attribute("service.name") != "parent" {
 		t.Errorf("the same process under another name is %v", got.workload)
 	}
 	x.end([]profiler.PID{gone})
-	if got := x.of(gone, "child"); got.exe != "/bin/known" {
+	if got := x.of(processOf(gone), "child"); got.exe != "/bin/known" {
 		t.Error("a process is forgotten while a window may still hold samples of it")
 	}
 	x.end(nil)
@@ -139,18 +154,74 @@ func TestIdentityByAskingKin(t *testing.T) {
 		"parent":      {child: own},
 		"grandparent": {child: middle, middle: own},
 	} {
-		x := newIdentities("box", "", "", nil, nil, func(pid profiler.PID) profiler.PID { return parents[pid] })
-		if got := x.of(child, "unmet"); got.cgroup != want {
+		x := newIdentities("box", "", "", nil, nil, noCgroups(), func(pid profiler.PID) profiler.PID { return parents[pid] })
+		if got := x.of(processOf(child), "unmet"); got.cgroup != want {
 			t.Errorf("%s: a process that was never met is in %q, want %q", name, got.cgroup, want)
 		}
-		x.see(child, "child")
-		if got := x.of(child, "child"); got.cgroup != want {
+		x.see(processOf(child), "child")
+		if got := x.of(processOf(child), "child"); got.cgroup != want {
 			t.Errorf("%s: a process that is gone is in %q, want %q", name, got.cgroup, want)
 		}
 	}
-	endless := newIdentities("box", "", "", nil, nil, func(pid profiler.PID) profiler.PID { return child })
-	if got := endless.of(child, "loop"); got.cgroup != "" {
+	endless := newIdentities("box", "", "", nil, nil, noCgroups(), func(pid profiler.PID) profiler.PID { return child })
+	if got := endless.of(processOf(child), "loop"); got.cgroup != "" {
 		t.Errorf("its own ancestor is in %q", got.cgroup)
+	}
+}
+
+// TestIdentityIsNotAnothers: a process that has the PID of one that is gone, kin in
+// another cgroup, and what a process was before do not say what it is.
+func TestIdentityIsNotAnothers(t *testing.T) {
+	own := profiler.PID(os.Getpid())
+	now := processOf(own)
+	before := now
+	before.Started -= clockTick
+	x := newIdentities("box", "", "", nil, nil, noCgroups(), func(profiler.PID) profiler.PID { return 0 })
+	x.see(now, "me")
+	x.see(before, "me")
+	if got := x.of(before, "me"); got.exe != "" || got.cgroup != "" {
+		t.Errorf("a process that had the PID before is %+v", got)
+	}
+	if got := x.of(now, "me"); got.exe == "" || got.cgroup == "" {
+		t.Errorf("the process that has it now is %+v", got)
+	}
+
+	x = newIdentities("box", "", "", nil, nil, noCgroups(), func(profiler.PID) profiler.PID { return own })
+	x.cgroups.Made(7, false, "/there.service")
+	x.see(now, "me")
+	x.byPID[own].Cgroups, x.byPID[own].cgroup = workload.IDs{9}, "/runtime.service"
+	child := sampler.Process{PID: 1 << 22, Started: math.MaxUint64}
+	for ids, want := range map[workload.IDs]string{{9}: "/runtime.service", {7}: "/there.service", {8}: ""} {
+		child.Cgroups = ids
+		if x.see(child, "child"); x.of(child, "child").cgroup != want {
+			t.Errorf("a process that is gone, of cgroup %d, is in %q, want %q", ids[0], x.of(child, "child").cgroup, want)
+		}
+	}
+	x.byPID[own].Started = math.MaxUint64
+	if got := x.of(sampler.Process{PID: 1<<22 + 1, Started: 5, Cgroups: workload.IDs{9}}, "child"); got.cgroup != "" {
+		t.Errorf("one that was started before its parent's PID was given is in %q", got.cgroup)
+	}
+}
+
+// TestIdentitiesAreForgotten: with the process, and what it was before, some rounds
+// after; what has its PID since is not.
+func TestIdentitiesAreForgotten(t *testing.T) {
+	x := newIdentities("box", "", "", nil, nil, noCgroups(), func(profiler.PID) profiler.PID { return 0 })
+	own := processOf(profiler.PID(os.Getpid()))
+	for i := range 100 { // it goes on changing its name
+		x.see(own, fmt.Sprint("name-", i))
+		x.end(nil)
+	}
+	if n := len(x.processes); n > keepOther+2 {
+		t.Errorf("%d names of a process are remembered", n)
+	}
+	x.end([]profiler.PID{own.PID})
+	again := own
+	again.Started++
+	x.see(again, "again")
+	x.end(nil)
+	if len(x.processes) != 1 || x.processes[processKey{again, "again"}] == nil || len(x.byPID) != 1 {
+		t.Errorf("left are %v", x.processes)
 	}
 }
 
@@ -172,10 +243,10 @@ func TestWorkloadsAreBounded(t *testing.T) {
 func TestRelabel(t *testing.T) {
 	x := newTestIdentities("")
 	own := profiler.PID(os.Getpid())
-	x.see(own, "me")
+	x.see(processOf(own), "me")
 	x.relabel("node", []profiler.Attribute{{Key: "env", Value: "test"}})
 	x.byPID[own].cgroup = "/"
-	if diff := cmp.Diff(attributes(x.of(own, "me").workload), map[string]string{"service.name": "node", "host.name": "box", "env": "test"}); diff != "" {
+	if diff := cmp.Diff(attributes(x.of(processOf(own), "me").workload), map[string]string{"service.name": "node", "host.name": "box", "env": "test"}); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 }
@@ -197,7 +268,7 @@ func TestPodsOfNode(t *testing.T) {
 	mine, other := strings.Repeat("0123456789abcdef", 4), strings.Repeat("fedcba9876543210", 4)
 	pods := workload.NewPods()
 	pods.Set(podOf(mine), time.Now())
-	x := newIdentities("box", "node-1", "", nil, pods, nil)
+	x := newIdentities("box", "node-1", "", nil, pods, noCgroups(), nil)
 	of := func(cgroup string) map[string]string {
 		return attributes(x.workload(&identity{exe: "/app", cgroup: cgroup}, "app"))
 	}
@@ -240,7 +311,7 @@ func TestSettle(t *testing.T) {
 	mine, never := strings.Repeat("0123456789abcdef", 4), strings.Repeat("fedcba9876543210", 4)
 	pods := workload.NewPods()
 	pods.Set(podOf(""), time.Now())
-	x := newIdentities("box", "node-1", "", nil, pods, nil)
+	x := newIdentities("box", "node-1", "", nil, pods, noCgroups(), nil)
 	nobody := func() bool { return false }
 	x.settle(func() { t.Error("it waits for nobody") }, nobody)
 	x.meet(inPod(testPod, mine))
@@ -289,7 +360,7 @@ func TestSettleSandbox(t *testing.T) {
 	sandbox, mine, again := strings.Repeat("0", 64), strings.Repeat("1", 64), strings.Repeat("2", 64)
 	pods := workload.NewPods()
 	pods.Set(podOf(""), time.Now())
-	x := newIdentities("box", "node-1", "", nil, pods, nil)
+	x := newIdentities("box", "node-1", "", nil, pods, noCgroups(), nil)
 	x.meet(inPod(testPod, sandbox))
 	now := time.Now()
 	if left := x.waitFor(now, now); left <= strangers {
@@ -306,7 +377,7 @@ func TestSettleSandbox(t *testing.T) {
 		t.Error("it would not wait for a container that was started again")
 	}
 
-	x = newIdentities("box", "node-1", "", nil, workload.NewPods(), nil)
+	x = newIdentities("box", "node-1", "", nil, workload.NewPods(), noCgroups(), nil)
 	x.meet(inPod(testPod, mine))
 	if now = time.Now(); x.waitFor(now, now.Add(strangers)) > 0 {
 		t.Error("it would wait long for a container of another node")

@@ -310,8 +310,9 @@ func (t *Table) apply(e *bpf.ProcessEvent) *process {
 
 // fork gives the child what the parent has, as the kernel side did already.
 func (t *Table) fork(pid, parent profiler.PID) {
-	if old := t.processes[pid]; old != nil {
+	if old := t.processes[pid]; old != nil { // it ended, and its PID is given again
 		t.uninstall(old)
+		t.ended = append(t.ended, pid)
 	}
 	child := &process{pid: pid, parent: parent}
 	if p := t.processes[parent]; p != nil && p.known {

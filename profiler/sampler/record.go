@@ -1,10 +1,12 @@
 package sampler
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
+	"github.com/kalypso-dev/kalypso/bpf"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/unwind"
 )
@@ -13,6 +15,7 @@ import (
 // are valid until the next record is read.
 type Stack struct {
 	Key     Key
+	Process Process
 	Thread  profiler.TID // of this very sample
 	Comm    [16]byte     // of the process
 	Name    [16]byte     // of the thread
@@ -20,6 +23,14 @@ type Stack struct {
 	Counted bool     // the kernel side counts further samples of this stack
 	Kernel  []uint64 // addresses, leaf first
 	User    []uint64 // unwind.Word frames, leaf first
+}
+
+// Process says whose a sample is, by what the kernel knew when it was taken. A PID
+// alone would not: it is given again, and a process may go to another cgroup.
+type Process struct {
+	PID     profiler.PID
+	Started uint64    // when, in nanoseconds of CLOCK_BOOTTIME
+	Cgroups [2]uint64 // their numbers in the unified hierarchy and in that of version 1; 0: none
 }
 
 // Key says which samples are the same: one stack of one process, and of one
@@ -41,13 +52,15 @@ type Copy struct {
 const (
 	recordStack = 1
 	recordCopy  = 2
+	recordMade  = 3
 
 	flagCounted   = 1
 	flagExact     = 2
 	flagLeaf      = 4
 	flagRegisters = 8
 
-	headerBytes = 64
+	headerBytes = 88
+	madePath    = 16 // where the path of a cgroup begins
 	regsBytes   = 8 * (4 + 32)
 	copyLength  = headerBytes + regsBytes
 	copyFrames  = copyLength + 8
@@ -73,8 +86,9 @@ func decode(raw []byte, words []uint64, byThread bool) (c Copy, isCopy bool, res
 	if byThread {
 		c.Key.TID = c.Thread
 	}
-	copy(c.Comm[:], raw[32:48])
-	copy(c.Name[:], raw[48:64])
+	c.Process = Process{c.Key.PID, order.Uint64(raw[32:]), [2]uint64{order.Uint64(raw[40:]), order.Uint64(raw[48:])}}
+	copy(c.Comm[:], raw[56:72])
+	copy(c.Name[:], raw[72:88])
 	c.Counted = flags&flagCounted != 0
 
 	from := headerBytes
@@ -110,10 +124,27 @@ func decode(raw []byte, words []uint64, byThread bool) (c Copy, isCopy bool, res
 	return c, isCopy, words, nil
 }
 
+// decodeMade reads the record of a cgroup that was made. A path as long as its
+// place has lost its end.
+func decodeMade(raw []byte) (c bpf.Cgroup, path string, err error) {
+	if len(raw) <= madePath {
+		return c, "", fmt.Errorf("record of a cgroup of %d bytes: %w", len(raw), ErrTruncated)
+	}
+	text, _, _ := bytes.Cut(raw[madePath:], []byte{0})
+	if len(text) >= len(raw)-madePath-1 {
+		return c, "", fmt.Errorf("path of a cgroup: %w", ErrTruncated)
+	}
+	return bpf.Cgroup{ID: order.Uint64(raw[8:]), Old: order.Uint32(raw[4:]) != 0}, string(text), nil
+}
+
 // hash is what the kernel side computes for a finished stack: klp_mix over the
-// name of the process, all frames, and the reason why the walk ended.
+// name of the process, when it was started, its cgroups, all frames, and the
+// reason why the walk ended.
 func hash(s *Stack) uint64 {
 	h := mix(mix(0, order.Uint64(s.Comm[:])), order.Uint64(s.Comm[8:]))
+	for _, w := range [...]uint64{s.Process.Started, s.Process.Cgroups[0], s.Process.Cgroups[1]} {
+		h = mix(h, w)
+	}
 	for _, w := range s.Kernel {
 		h = mix(h, w)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kalypso-dev/kalypso/bpf"
 	"github.com/kalypso-dev/kalypso/profiler"
 	"github.com/kalypso-dev/kalypso/profiler/unwind"
 )
@@ -20,8 +21,11 @@ func stackRecord(flags byte, stop profiler.Stop, kernel, user []uint64) []byte {
 	order.PutUint32(raw[8:], 41)
 	order.PutUint32(raw[12:], 42)
 	order.PutUint64(raw[16:], 0x1122334455667788)
-	copy(raw[32:], "comm")
-	copy(raw[48:], "thread")
+	order.PutUint64(raw[32:], 43)
+	order.PutUint64(raw[40:], 44)
+	order.PutUint64(raw[48:], 45)
+	copy(raw[56:], "comm")
+	copy(raw[72:], "thread")
 	for _, w := range append(slices.Clone(kernel), user...) {
 		raw = order.AppendUint64(raw, w)
 	}
@@ -50,7 +54,7 @@ func TestDecodeStack(t *testing.T) {
 			t.Fatalf("%v, %v, %v", words, isCopy, err)
 		}
 		want := Stack{
-			Key:    Key{Hash: 0x1122334455667788, PID: 41},
+			Key: Key{Hash: 0x1122334455667788, PID: 41}, Process: Process{41, 43, [2]uint64{44, 45}},
 			Thread: 42, Comm: [16]byte{'c', 'o', 'm', 'm'}, Name: [16]byte{'t', 'h', 'r', 'e', 'a', 'd'},
 			Stop: profiler.StopRoot, Counted: true, Kernel: []uint64{1, 2}, User: []uint64{3, 4, 5},
 		}
@@ -82,6 +86,59 @@ func TestDecodeCopy(t *testing.T) {
 	c, _, _, err = decode(copyRecord(flagLeaf, nil, nil, nil), nil, false)
 	if err != nil || c.Exact || c.Registers || !c.Leaf || len(c.Copy.Stack) != 0 {
 		t.Errorf("a copy of no bytes: %+v, %v", c.Copy, err)
+	}
+}
+
+func TestDecodeMade(t *testing.T) {
+	record := func(hierarchy byte, path string, bytes int) []byte {
+		raw := make([]byte, madePath+bytes)
+		raw[0], raw[4] = recordMade, hierarchy
+		order.PutUint64(raw[8:], 77)
+		copy(raw[madePath:], path)
+		return raw
+	}
+	for _, tt := range []struct {
+		name string
+		raw  []byte
+		want bpf.Cgroup
+		path string
+		err  error
+	}{
+		{"unified", record(0, "/a/b", 1024), bpf.Cgroup{ID: 77}, "/a/b", nil},
+		{"version 1", record(1, "/a", 1024), bpf.Cgroup{ID: 77, Old: true}, "/a", nil},
+		{"a path as long as it may be", record(0, "/234567", 9), bpf.Cgroup{ID: 77}, "/234567", nil},
+		{"a path without its end", record(0, "/2345678", 9), bpf.Cgroup{}, "", ErrTruncated},
+		{"no path", record(0, "", 0), bpf.Cgroup{}, "", ErrTruncated},
+		{"half a record", record(0, "", 0)[:5], bpf.Cgroup{}, "", ErrTruncated},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if c, path, err := decodeMade(tt.raw); c != tt.want || path != tt.path || !errors.Is(err, tt.err) {
+				t.Errorf("%+v, %q, %v; want %+v, %q, %v", c, path, err, tt.want, tt.path, tt.err)
+			}
+		})
+	}
+	var heard []string
+	s := New(Config{Sink: newTally(), Failed: func(error) {}, Made: func(_ bpf.Cgroup, path string) { heard = append(heard, path) }})
+	for _, tt := range [][]byte{record(0, "/a", 1024), record(0, "", 0)} {
+		if _, counted := s.record(tt, nil); counted || s.Stats() != (Stats{}) {
+			t.Errorf("it is taken for a sample: %+v", s.Stats())
+		}
+	}
+	if !slices.Equal(heard, []string{"/a"}) {
+		t.Errorf("heard of %q", heard)
+	}
+}
+
+// TestHashTellsProcessesApart: what is counted of one is not another's.
+func TestHashTellsProcessesApart(t *testing.T) {
+	one := Stack{Process: Process{1, 2, [2]uint64{3, 4}}, Stop: profiler.StopRoot}
+	for name, p := range map[string]Process{
+		"another start": {1, 3, [2]uint64{3, 4}}, "another cgroup": {1, 2, [2]uint64{4, 4}}, "another of version 1": {1, 2, [2]uint64{3, 3}},
+	} {
+		other := one
+		if other.Process = p; hash(&other) == hash(&one) {
+			t.Errorf("%s has the same hash", name)
+		}
 	}
 }
 

@@ -49,8 +49,10 @@ type Config struct {
 	ByThread bool
 	// Failed is told of errors that cost samples or precision, not more.
 	Failed func(error)
-	// Tick, if set, is called once a second while samples are read.
+	// Tick, if set, is called once a second while samples are read, Made for each
+	// cgroup that is made, before the samples of what is in it.
 	Tick func()
+	Made func(c bpf.Cgroup, path string)
 }
 
 // Sampler reads samples until it is stopped.
@@ -305,6 +307,10 @@ func (s *Sampler) add(st *Stack) {
 
 // record handles one record; counted says that the kernel side now counts it.
 func (s *Sampler) record(raw []byte, words []uint64) (_ []uint64, counted bool) {
+	if len(raw) > 0 && raw[0] == recordMade {
+		s.made(raw)
+		return words, false
+	}
 	s.mu.Lock()
 	if s.stats.FirstSample.IsZero() {
 		s.stats.FirstSample = time.Now()
@@ -331,6 +337,17 @@ func (s *Sampler) record(raw []byte, words []uint64) (_ []uint64, counted bool) 
 		s.add(&c.Stack)
 	}
 	return words, false
+}
+
+// made tells of a cgroup that was made.
+func (s *Sampler) made(raw []byte) {
+	c, path, err := decodeMade(raw)
+	switch {
+	case err != nil:
+		s.Failed(err)
+	case s.Made != nil:
+		s.Made(c, path)
+	}
 }
 
 // queue has a copied stack unwound, if there is room for it.

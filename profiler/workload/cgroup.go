@@ -46,10 +46,16 @@ func parseCgroup(text string) string {
 			old = path
 		}
 	}
-	if unified == "/" || old != unified && len(Containers(old)) > 0 && len(Containers(unified)) == 0 {
+	if saysMore(old, unified) {
 		return old
 	}
 	return unified
+}
+
+// saysMore says that a process is known by its cgroup of version 1, and not by
+// its unified one.
+func saysMore(old, unified string) bool {
+	return unified == "/" || old != unified && len(Containers(old)) > 0 && len(Containers(unified)) == 0
 }
 
 // Cgroup is a cgroup of the unified hierarchy as the kernel side filters by it.

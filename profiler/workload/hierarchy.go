@@ -28,13 +28,16 @@ type Place struct {
 // agent in a container knows all of them (it shares the host's PIDs then).
 type Hierarchies struct {
 	Controller   string // of version 1: "cpu", "memory" or "pids"; empty: not mounted
+	Number       uint32 // of its hierarchy, as in /proc/PID/cgroup
 	unified, old tree
 }
 
 // tree is one hierarchy.
 type tree struct {
-	dir string // where all of it is seen; empty: nowhere
-	own string // path of what this process takes for the root
+	dir  string   // where all of it is seen; empty: nowhere
+	own  string   // path of what this process takes for the root
+	file *os.File // dir, if it is held open
+	name string   // what the kernel calls it then
 }
 
 // rootInode is that of the root of every hierarchy (fs/kernfs/mount.c). What has
@@ -62,7 +65,33 @@ func FindHierarchies() *Hierarchies {
 		h.unified.settle(own.dir("cgroup2", ""))
 		h.old.settle(own.dir("cgroup", h.Controller))
 	}
+	h.unified.hold()
+	h.old.hold()
+	if text, err := os.ReadFile("/proc/self/cgroup"); err == nil && h.Controller != "" {
+		h.Number, _ = controllerLine(string(text), h.Controller)
+	}
 	return h
+}
+
+// Close lets go of them.
+func (h *Hierarchies) Close() {
+	for _, t := range []*tree{&h.unified, &h.old} {
+		if t.file != nil {
+			_ = t.file.Close() // read from
+		}
+	}
+}
+
+// controllerLine finds the line of a controller in the text of /proc/PID/cgroup.
+func controllerLine(text, controller string) (number uint32, path string) {
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) == 3 && slices.Contains(strings.Split(f[1], ","), controller) {
+			n, _ := strconv.ParseUint(f[0], 10, 32) // the kernel's own
+			return uint32(n), f[2]
+		}
+	}
+	return 0, "/"
 }
 
 // maxAsked is how many processes are asked for what they see, beside the first and
@@ -91,13 +120,13 @@ func witnesses() []string {
 // seenBy are the hierarchies that a process sees as a whole.
 func seenBy(pid string) *Hierarchies {
 	m := mountsOf(pid)
-	h := &Hierarchies{unified: tree{m.dir("cgroup2", ""), "/"}}
+	h := &Hierarchies{unified: tree{dir: m.dir("cgroup2", ""), own: "/"}}
 	if inode(h.unified.dir) != rootInode {
 		h.unified.dir = ""
 	}
 	for _, c := range controllers {
 		if dir := m.dir("cgroup", c); inode(dir) == rootInode {
-			h.Controller, h.old = c, tree{dir, "/"}
+			h.Controller, h.old = c, tree{dir: dir, own: "/"}
 			break
 		}
 	}
@@ -133,6 +162,20 @@ func (t *tree) settle(mounted string) {
 	if t.own = t.find(inode(mounted)); t.own == "" {
 		*t = tree{}
 	}
+}
+
+// hold keeps the folder open: the process that shows it may end.
+func (t *tree) hold() {
+	if t.dir == "" {
+		return
+	}
+	f, err := os.Open(t.dir)
+	if err != nil {
+		return // the way to it is as good, for as long as the process lives
+	}
+	dir := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	t.file, t.dir = f, dir
+	t.name, _ = os.Readlink(dir) // without it, cgroups are not found by their numbers
 }
 
 // initNamespace is the cgroup namespace that a machine begins with:
@@ -237,13 +280,22 @@ func (h *Hierarchies) PlaceOf(pid profiler.PID) (Place, error) {
 
 func (h *Hierarchies) place(text string) Place {
 	p := Place{Path: parseCgroup(text)}
-	unified := "/"
+	p.Old = p.Path != unifiedLine(text)
+	return h.fromRoot(p)
+}
+
+// unifiedLine is the path of the unified hierarchy.
+func unifiedLine(text string) string {
 	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, "0::"); ok {
-			unified = strings.TrimSuffix(rest, "\n")
+			return strings.TrimSuffix(rest, "\n")
 		}
 	}
-	p.Old = p.Path != unified
+	return "/"
+}
+
+// fromRoot gives a path that this process sees as it is from the root on.
+func (h *Hierarchies) fromRoot(p Place) Place {
 	if own := h.tree(p.Old).own; own != "" && own != "/" {
 		p.Path = path.Join(own, p.Path)
 	}

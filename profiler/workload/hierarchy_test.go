@@ -57,7 +57,8 @@ func TestPlacesInANamespace(t *testing.T) {
 	if os.Geteuid() != 0 || h.unified.dir == "" {
 		t.Skip("root and a whole hierarchy of cgroup v2 are needed")
 	}
-	dir, err := os.MkdirTemp(h.unified.dir, "kalypso-test-")
+	defer h.Close()
+	dir, err := os.MkdirTemp(h.unified.name, "kalypso-test-") // h.unified.dir is this process's only
 	if err != nil {
 		unable(t, "make a cgroup", err)
 	}
@@ -125,6 +126,7 @@ func TestPodPlace(t *testing.T) {
 // TestPodsIn makes what a kubelet makes and finds it.
 func TestPodsIn(t *testing.T) {
 	h := FindHierarchies()
+	t.Cleanup(h.Close)
 	if h.unified.dir == "" {
 		t.Skip("no whole hierarchy of cgroup v2 is to be seen")
 	}

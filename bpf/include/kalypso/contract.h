@@ -140,6 +140,7 @@ struct klp_regs {
 enum klp_record_kind {
 	KLP_RECORD_STACK = 1, /* a whole stack */
 	KLP_RECORD_COPY, /* the frames so far, and a copy of the stack to go on from in user space */
+	KLP_RECORD_CGROUP, /* a cgroup was made: struct klp_new_cgroup */
 };
 
 #define KLP_RECORD_COUNTED 1 /* further samples of this stack are in map "counts" under its key */
@@ -148,6 +149,19 @@ enum klp_record_kind {
 #define KLP_RECORD_LEAF      4
 #define KLP_RECORD_REGISTERS 8
 
+/*
+ * A cgroup's number is one of its hierarchy only. Hierarchies are the unified
+ * one (version 2), and that of klp_subsystem where version 1 is mounted too.
+ */
+#define KLP_HIERARCHY_UNIFIED 0
+#define KLP_HIERARCHY_OLD     1
+#define KLP_HIERARCHIES       2
+
+/*
+ * PIDs are given again and processes change their cgroup, so a sample says when
+ * its process was started and which cgroups its task is in, by KLP_HIERARCHY_…;
+ * 0: none. They are part of the hash.
+ */
 struct klp_header {
 	__u8 kind;
 	__u8 stop;
@@ -158,11 +172,13 @@ struct klp_header {
 	__u32 pid;
 	__u32 tid;
 	__u64 hash;
-	__u64 ktime_ns; /* CLOCK_MONOTONIC */
-	char comm[16];  /* of the process */
+	__u64 ktime_ns;   /* CLOCK_MONOTONIC */
+	__u64 started_ns; /* CLOCK_BOOTTIME */
+	__u64 cgroups[KLP_HIERARCHIES];
+	char comm[16]; /* of the process */
 	char thread[16];
 };
-_Static_assert(sizeof(struct klp_header) == 64, "klp_header");
+_Static_assert(sizeof(struct klp_header) == 88, "klp_header");
 
 /* Kernel frames, then user frames, both leaf first. */
 struct klp_stack {
@@ -183,13 +199,17 @@ struct klp_copy {
 	__u8 stack[KLP_COPY_BYTES];
 };
 
-/*
- * A cgroup: its number is one of its hierarchy only. Hierarchies are the unified
- * one (version 2), and that of klp_subsystem where version 1 is mounted too.
- */
-#define KLP_HIERARCHY_UNIFIED 0
-#define KLP_HIERARCHY_OLD     1
+/* A cgroup that was made, before anything is in it. */
+struct klp_new_cgroup {
+	__u8 kind;
+	__u8 pad[3];
+	__u32 hierarchy;
+	__u64 id;
+	char path[KLP_CGROUP_PATH]; /* from the root of its hierarchy on */
+};
+_Static_assert(sizeof(struct klp_new_cgroup) == 1040, "klp_new_cgroup");
 
+/* A cgroup, by its number and hierarchy. */
 struct klp_cgroup {
 	__u64 id; /* inode number of its directory */
 	__u32 hierarchy;

@@ -35,9 +35,14 @@ struct cgroup_subsys_state {
 	struct cgroup_subsys_state *parent;
 } __relocated;
 
+struct cgroup_root {
+	int hierarchy_id; /* 0: unified */
+} __relocated;
+
 struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 } __relocated;
 
 /* Only those that every container of version 1 is in. Not all are in every kernel. */
@@ -68,6 +73,7 @@ struct task_struct {
 	struct pid *thread_pid;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+	__u64 start_boottime;
 	void *mm;
 	char comm[16];
 } __relocated;

@@ -49,6 +49,9 @@
  */
 #define KLP_CGROUP_LEVELS 16
 
+/* What the kernel tells of a path: TRACE_CGROUP_PATH_LEN, kernel/cgroup/cgroup-internal.h */
+#define KLP_CGROUP_PATH 1024
+
 /* Table sizes. User space may make pages, rows and mappings smaller. */
 #define KLP_EXECUTABLES 8192    /* 16 B each */
 #define KLP_PAGES       65536   /* 16 B each: 4 GiB of code */

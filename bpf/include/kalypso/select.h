@@ -1,9 +1,9 @@
 //go:build ignore
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Selection: which samples are not wanted, by the cgroup of their task. It comes
- * before anything is walked, and costs a look-up for each cgroup from the task's
- * own up to the one that user space has a verdict on.
+ * The cgroups of a task, and selection: which samples are not wanted, by these.
+ * It comes before anything is walked, and costs a look-up for each cgroup from the
+ * task's own up to the one that user space has a verdict on.
  */
 #ifndef KALYPSO_SELECT_H
 #define KALYPSO_SELECT_H
@@ -66,6 +66,16 @@ static __always_inline struct cgroup *klp_old_cgroup(struct css_set *set)
 		return NULL;
 	state = *(struct cgroup_subsys_state **)(at + subsystem * sizeof(state));
 	return state ? state->cgroup : NULL;
+}
+
+/* The numbers of a task's cgroups. */
+static __always_inline void klp_cgroups_of(struct task_struct *task, __u64 *ids)
+{
+	struct css_set *set = task->cgroups;
+	struct cgroup *old = klp_old_cgroup(set);
+
+	ids[KLP_HIERARCHY_UNIFIED] = set->dfl_cgrp->kn->id;
+	ids[KLP_HIERARCHY_OLD] = old ? old->kn->id : 0;
 }
 
 /*
