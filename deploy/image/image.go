@@ -61,7 +61,7 @@ func Save(ctx context.Context, path string, images []string, platform string, fo
 		found(s)
 		all[tagged(image, ref)] = img
 	}
-	return write(ctx, path, all)
+	return write(ctx, path, platform, all)
 }
 
 // CheckPlatform says whether a text can be a platform.
@@ -102,23 +102,37 @@ func describe(image string, img v1.Image) (Saved, error) {
 }
 
 // write fetches layers as it writes.
-func write(ctx context.Context, path string, all map[name.Reference]v1.Image) error {
+func write(ctx context.Context, path, platform string, all map[name.Reference]v1.Image) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".kalypso-images-*")
 	if err != nil {
 		return writeFault(path, err)
 	}
 	defer func() { _ = os.Remove(f.Name()) }() // gone once it is renamed
-	err = tarball.MultiRefWrite(all, f)
+	disk := &disk{file: f}
+	err = tarball.MultiRefWrite(all, disk)
+	if err != nil && disk.err == nil { // what was to be written did not come
+		return errors.Join(pullFault(ctx, "the layers of the images", platform, err), f.Close())
+	}
 	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
 		return writeFault(path, err)
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return writeFault(path, err)
 	}
 	return nil
+}
+
+// disk is a file that remembers what went wrong with it.
+type disk struct {
+	file *os.File
+	err  error
+}
+
+// Write implements io.Writer.
+func (d *disk) Write(p []byte) (int, error) {
+	n, err := d.file.Write(p)
+	d.err = err
+	return n, err
 }
 
 func writeFault(path string, err error) error {

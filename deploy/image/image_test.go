@@ -86,12 +86,47 @@ func TestSave(t *testing.T) {
 	}
 }
 
+// layerOf gives the digest of a layer of an image.
+func layerOf(t *testing.T, image, digest string) string {
+	t.Helper()
+	ref, err := name.NewDigest(strings.TrimSuffix(image, ":1") + "@" + digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := remote.Image(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := layers[0].Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return layer.String()
+}
+
 func TestSaveRefuses(t *testing.T) {
+	lost := ""
 	host := newRegistry(t)
 	there := host + "/a/one:1"
 	pushed(t, there)
 	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	defer broken.Close()
+	// One that has lost what its lists name.
+	holes := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	losing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && lost != "" && strings.HasSuffix(r.URL.Path, lost) {
+			w.WriteHeader(http.StatusInsufficientStorage)
+			return
+		}
+		holes.ServeHTTP(w, r)
+	}))
+	defer losing.Close()
+	half := strings.TrimPrefix(losing.URL, "http://") + "/a/half:1"
+	lost = layerOf(t, half, pushed(t, half)["amd64"])
 	dir := t.TempDir()
 	tests := []struct {
 		name, image, platform, path string
@@ -103,6 +138,7 @@ func TestSaveRefuses(t *testing.T) {
 		{"no name of an image", "A B", "linux/amd64", "x", "A B is not the name", "", "config show"},
 		{"nobody answers", "127.0.0.1:1/a/one:1", "linux/amd64", "x", "cannot pull", "connection refused", "HTTPS_PROXY"},
 		{"a registry that is something else", strings.TrimPrefix(broken.URL, "http://") + "/a:1", "linux/amd64", "x", "cannot pull", "418", "try again"},
+		{"a registry that has no layers", half, "linux/amd64", "x", "cannot pull the layers", "507", "try again"},
 		{"a folder that is not there", there, "linux/amd64", "none/x", "cannot write", "no such file", "its folder"},
 	}
 	for _, tt := range tests {
