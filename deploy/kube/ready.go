@@ -94,6 +94,14 @@ func Age(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
+// Count is a number of things: 1 node, 3 nodes.
+func Count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // Readiness looks once.
 func (c *Cluster) Readiness(ctx context.Context, objects []Ref) ([]State, error) {
 	w, err := c.watch(ctx, objects)

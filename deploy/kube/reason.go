@@ -31,10 +31,10 @@ const (
 )
 
 // podReady says whether a pod takes work, or has done it.
-func podReady(p *corev1.Pod) bool {
-	if p.Status.Phase == corev1.PodSucceeded {
-		return true
-	}
+func podReady(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded || PodReady(p) }
+
+// PodReady says whether a pod takes work.
+func PodReady(p *corev1.Pod) bool {
 	c := condition(p, corev1.PodReady)
 	return c != nil && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil
 }

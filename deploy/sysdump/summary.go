@@ -99,7 +99,7 @@ func (d *dump) summary(at time.Time) []byte {
 	for i, f := range found {
 		f.write(&b, i+1)
 	}
-	fmt.Fprintf(&b, "%s · Kubernetes %s, %s · kalypsoctl %s\n\n", at.UTC().Format("2006-01-02 15:04 UTC"), d.cluster.Version, plural(len(d.nodes), "node"), d.opts.Tool)
+	fmt.Fprintf(&b, "%s · Kubernetes %s, %s · kalypsoctl %s\n\n", at.UTC().Format("2006-01-02 15:04 UTC"), d.cluster.Version, kube.Count(len(d.nodes), "node"), d.opts.Tool)
 	d.components(&b)
 	section(&b, "What happened lately", d.warnings())
 	section(&b, "What could not be had", d.failures())
@@ -124,7 +124,7 @@ func (d *dump) verdict(found []finding) string {
 	case d.nothing() != nil:
 		return "nothing could be read"
 	case len(found) > 0:
-		return fmt.Sprintf("%s wrong", plural(len(found), "thing"))
+		return fmt.Sprintf("%s wrong", kube.Count(len(found), "thing"))
 	case there == 0:
 		return "not installed"
 	}
@@ -196,7 +196,7 @@ func (d *dump) warnings() []string {
 			out = append(out, fmt.Sprintf("and %d more in events/", len(texts)-i))
 			break
 		}
-		out = append(out, fmt.Sprintf("%s (%s)", text, plural(d.tallies[text], "time")))
+		out = append(out, fmt.Sprintf("%s (%s)", text, kube.Count(d.tallies[text], "time")))
 	}
 	return out
 }
@@ -210,11 +210,4 @@ func section(b *strings.Builder, title string, lines []string) {
 		fmt.Fprintf(b, "- %s\n", strings.Join(strings.Fields(line), " "))
 	}
 	b.WriteString("\n")
-}
-
-func plural(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
 }
