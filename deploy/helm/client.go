@@ -133,6 +133,21 @@ func (c *Client) Find(name string) (*Installed, error) {
 	return installed(revisions)
 }
 
+// Before gives a release as it was in the newest revision up to this one that went
+// through, or nil.
+func (c *Client) Before(name string, revision int) (*Installed, error) {
+	revisions, err := c.history(name)
+	if err != nil {
+		return nil, err
+	}
+	for i := len(revisions) - 1; i >= 0; i-- {
+		if revisions[i].Version <= revision && worked(revisions[i:i+1]) {
+			return installed(revisions[:i+1])
+		}
+	}
+	return nil, nil
+}
+
 // history gives the revisions of a release, oldest first.
 func (c *Client) history(name string) ([]*release.Release, error) {
 	revisions, err := c.cfg.Releases.History(name)

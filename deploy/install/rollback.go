@@ -3,23 +3,24 @@ package install
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 )
 
-// rollBack brings the releases of a wave that failed back to what they were. What
-// was not there before stays as it is, so that somebody can look at it; waves
-// that came before work, and stay.
+// rollBack brings the releases of a wave that failed back to what they were when
+// they last went through. What never did stays as it is, so that somebody can look
+// at it; waves that came before work, and stay.
 func (s *Stack) rollBack(ctx context.Context, wave []*Step, report func(Event)) {
 	var all sync.WaitGroup
 	for _, step := range wave {
-		if step.Now == nil || !step.Now.Deployed() || step.Action == Keep {
+		if step.Now == nil || !step.Now.Worked || step.Action == Keep {
 			continue
 		}
 		all.Go(func() {
@@ -29,42 +30,47 @@ func (s *Stack) rollBack(ctx context.Context, wave []*Step, report func(Event)) 
 			}
 			limited, cancel := context.WithTimeout(ctx, s.Timeout)
 			defer cancel()
-			switch sent, err := s.goBack(limited, step, say); {
+			switch to, err := s.goBack(limited, step, say); {
 			case err != nil:
 				say(Failed, "cannot go back: "+reason(err))
-			case sent:
-				say(RolledBack, fmt.Sprintf("as it was before: chart %s, revision %d", step.Now.Version, step.Now.Revision))
+			case to != nil:
+				say(RolledBack, fmt.Sprintf("as it was before: chart %s, revision %d", to.Version, to.Revision))
 			}
 		})
 	}
 	all.Wait()
 }
 
-// goBack brings one release back, if it was sent, and waits until it is ready.
-func (s *Stack) goBack(ctx context.Context, step *Step, say func(State, string)) (sent bool, err error) {
+// goBack brings one release back, if it was sent, and waits until it is ready. to is
+// what it is again.
+func (s *Stack) goBack(ctx context.Context, step *Step, say func(State, string)) (to *helm.Installed, err error) {
 	client, err := s.releases(step.Namespace, func(what string) { say(Sending, what) })
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	now, err := client.Find(step.Release)
 	if err != nil || now.Same(step.Now) {
-		return false, err
+		return nil, err
 	}
-	say(Sending, fmt.Sprintf("going back to revision %d", step.Now.Revision))
-	if err := client.RollBack(ctx, step.Release, step.Now.Revision, s.Timeout); err != nil {
-		return true, err
+	if to, err = client.Before(step.Release, step.Now.Revision); err != nil || to == nil {
+		return nil, err
 	}
-	if err := s.replaceStuck(ctx, step); err != nil {
-		return true, err
+	say(Sending, fmt.Sprintf("going back to revision %d", to.Revision))
+	if err := client.RollBack(ctx, step.Release, to.Revision, s.Timeout); err != nil {
+		return nil, err
 	}
-	return true, s.wait(ctx, refsOf(step.Now.Objects, step.Namespace), say)
+	if err := s.replaceStuck(ctx, step, to.Objects); err != nil {
+		return nil, err
+	}
+	return to, s.wait(ctx, refsOf(to.Objects, step.Namespace), say)
 }
 
-// replaceStuck deletes pods that a StatefulSet made as it is not any more and
-// that are not ready: it waits for them for ever, and does not replace them
-// (Kubernetes, StatefulSets, Forced rollback).
-func (s *Stack) replaceStuck(ctx context.Context, step *Step) error {
-	for _, o := range step.Now.Objects {
+// replaceStuck deletes pods that a StatefulSet among objects made as it is not any
+// more and that are not ready: it waits for them for ever, and does not replace
+// them (Kubernetes, StatefulSets, Forced rollback). Without it a value that is
+// mended after a failure changes nothing.
+func (s *Stack) replaceStuck(ctx context.Context, step *Step, objects []helm.Object) error {
+	for _, o := range objects {
 		if o.Kind != "StatefulSet" {
 			continue
 		}
@@ -74,6 +80,9 @@ func (s *Stack) replaceStuck(ctx context.Context, step *Step) error {
 		}
 		if err != nil {
 			return err
+		}
+		if set.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType {
+			continue // when they go is somebody's own affair
 		}
 		pods := s.Cluster.Client.CoreV1().Pods(set.Namespace)
 		selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
@@ -86,11 +95,11 @@ func (s *Stack) replaceStuck(ctx context.Context, step *Step) error {
 		}
 		for i := range list.Items {
 			p := &list.Items[i]
-			if p.Labels[appsv1.StatefulSetRevisionLabel] == set.Status.UpdateRevision || isReady(p) {
+			if p.Labels[appsv1.StatefulSetRevisionLabel] == set.Status.UpdateRevision || kube.PodReady(p) {
 				continue
 			}
 			if err := pods.Delete(ctx, p.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-				return fmt.Errorf("delete pod %s, which is of the revision that failed: %w", p.Name, err)
+				return fmt.Errorf("delete pod %s, which is not ready and of an older revision: %w", p.Name, err)
 			}
 		}
 	}
@@ -108,10 +117,4 @@ func (s *Stack) observed(ctx context.Context, namespace, name string) (*appsv1.S
 			return nil, err
 		}
 	}
-}
-
-func isReady(p *corev1.Pod) bool {
-	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
 }
