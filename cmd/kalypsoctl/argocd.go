@@ -22,6 +22,7 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/argocd"
 	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/deploy/plan"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
@@ -69,6 +70,12 @@ and are not in them are such a change. Exit code 4: there are changes.`,
 				return err
 			}
 			if check {
+				// What decides where files go decides nothing here.
+				for _, name := range []string{"repo", "revision", "path", "dir", "mode", "chart-repo", "chart-revision", "namespace"} {
+					if cmd.Flags().Changed(name) {
+						return cli.Usage(cmd.CommandPath()+" --check", "--check writes nothing: it takes no --%s", name)
+					}
+				}
 				return checkArgo(cmd, f)
 			}
 			if o.Repo == "" && dir != "" {
@@ -228,7 +235,7 @@ func nextSteps(out io.Writer, c *config.Config, o argocd.Options, files argocd.F
 		where += ", folder " + o.Path
 	}
 	w := bufio.NewWriter(out)
-	fmt.Fprintf(w, "%s of %s in %s\n\n1. commit them to %s\n", count(len(files), "file"), count(len(c.Components()), "component"), dir, where)
+	fmt.Fprintf(w, "%s of %s in %s\n\n1. commit them to %s\n", kube.Count(len(files), "file"), kube.Count(len(c.Components()), "component"), dir, where)
 	if len(secrets) > 0 {
 		fmt.Fprintln(w, "2. make these Secrets, which no chart holds (the values of S3 are the same everywhere)")
 		if err := term.For(out, os.Getenv).Table(w, []string{"  namespace", "secret", "keys"}, secrets); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/cmd/kalypsoctl/internal/config"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 )
 
 func newChartsCommand() *cobra.Command {
@@ -190,7 +191,7 @@ func pull(cmd *cobra.Command, deps []helm.Dependency, dir string) error {
 		return err
 	}
 	if failed == nil {
-		_, failed = fmt.Fprintf(out, "%s in %s, %d of them new\n", count(len(deps), "chart"), dir, len(deps)-kept)
+		_, failed = fmt.Fprintf(out, "%s in %s, %d of them new\n", kube.Count(len(deps), "chart"), dir, len(deps)-kept)
 	}
 	if failed != nil {
 		return fmt.Errorf("print the charts: %w", failed)

@@ -13,8 +13,10 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
+	"github.com/kalypso-dev/kalypso/deploy/component"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/install"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/deploy/secret"
 	"github.com/kalypso-dev/kalypso/profiler"
 )
@@ -68,6 +70,7 @@ version of a chart.`,
 	f.registerAdopt(fl)
 	f.registerReset(fl)
 	fl.BoolVar(&exitCode, "exit-code", false, "end with 4 if there are changes")
+	quietly(cmd)
 	f.cluster.complete(cmd)
 	return cmd
 }
@@ -85,7 +88,7 @@ func printDiff(out io.Writer, p *install.Plan) error {
 		if step.Now == nil {
 			n := len(step.Manifests.Objects) + len(step.Manifests.CRDs) + len(step.Manifests.Hooks)
 			sum.add += n
-			fmt.Fprintf(&b, "  %s, all of them new: kalypsoctl render %s shows them\n\n", count(n, "object"), step.Name)
+			fmt.Fprintf(&b, "  %s, all of them new: kalypsoctl render %s shows them\n\n", kube.Count(n, "object"), step.Name)
 			continue
 		}
 		for _, o := range step.Missing {
@@ -167,6 +170,7 @@ func newUpgradeCommand() *cobra.Command {
 		dryRun bool
 		yes    bool
 		back   bool
+		to     string
 		output cli.Output
 		run    installing
 	)
@@ -175,7 +179,8 @@ func newUpgradeCommand() *cobra.Command {
 		Short: "bring what is installed to the version and values of now",
 		Long: `Bring what is installed to the charts of this kalypsoctl and to the values that are
 given now; the differences are shown first. Values that were given earlier are kept,
-on top of the new charts' own. Components that are not installed stay so.
+on top of the new charts' own. Components that are not installed stay so. Another
+version is another kalypsoctl: in a script, --to makes sure that it is the one.
 
 With --rollback-on-failure the releases of a wave of which one does not get ready
 are brought back to what they were, and waited for. CRDs stay as they became.`,
@@ -185,6 +190,9 @@ are brought back to what they were, and waited for. CRDs stay as they became.`,
 		ValidArgsFunction: completeComponents,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := errors.Join(output.Check(cmd), mayAsk(cmd, yes || dryRun)); err != nil {
+				return err
+			}
+			if err := rightVersion(f.stack, to); err != nil {
 				return err
 			}
 			run.dryRun = dryRun
@@ -224,9 +232,32 @@ are brought back to what they were, and waited for. CRDs stay as they became.`,
 	f.register(fl)
 	f.cluster.registerTimeout(fl, 10*time.Minute, "how long one component may take (0: no limit)")
 	f.registerReset(fl)
+	fl.StringVar(&to, "to", "", "refuse unless this is the kalypsoctl of `VERSION`")
 	fl.BoolVar(&back, "rollback-on-failure", false, "bring the releases of a wave that fails back to what they were")
 	fl.BoolVar(&dryRun, "dry-run", false, "show the differences and change nothing")
 	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	quietly(cmd)
 	f.cluster.complete(cmd)
 	return cmd
+}
+
+// rightVersion refuses to bring the stack to a version that is not that of the charts in
+// this program.
+func rightVersion(f stackFlags, version string) error {
+	if version == "" {
+		return nil
+	}
+	c, err := f.load()
+	if err != nil {
+		return err
+	}
+	have, want := c.Chart(component.All()[0].Name).Version(), strings.TrimPrefix(version, "v")
+	if have == want {
+		return nil
+	}
+	return cli.Wrong(&profiler.Fault{
+		What: fmt.Sprintf("this kalypsoctl brings the stack to version %s, not to %s", have, want),
+		Why:  errors.New("charts go with the program that orders, waits for and proves them"),
+		Fix:  "take kalypsoctl " + want + ": https://github.com/kalypso-dev/kalypso/releases",
+	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/image"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 )
 
 // imageList is kalypso.images/v1. Fields are added, not changed.
@@ -119,7 +120,7 @@ func (l *imageList) save(cmd *cobra.Command, file, platform string, tell bool) e
 	})
 	if err == nil && failed == nil {
 		_, failed = fmt.Fprintf(out, "%s for %s in %s, %.0f MiB\n  ctr -n k8s.io images import %s     on each node; K3s: k3s ctr images import\n",
-			count(len(names), "image"), platform, file, float64(sum)/(1<<20), file)
+			kube.Count(len(names), "image"), platform, file, float64(sum)/(1<<20), file)
 	}
 	if err != nil {
 		return err

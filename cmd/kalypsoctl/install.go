@@ -213,6 +213,7 @@ Exit code 3: it is installed, and something does not work.`,
 	fl.BoolVar(&dryRun, "dry-run", false, "show the plan and change nothing")
 	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	fl.BoolVar(&trust, "no-verify", false, "do not prove at the end that it works")
+	quietly(cmd)
 	f.cluster.complete(cmd)
 	return cmd
 }
@@ -319,7 +320,7 @@ func doing(step *install.Step) string {
 			more = append(more, plural(n, "object changes", "objects change"))
 		}
 		if n := len(step.Missing); n > 0 {
-			more = append(more, count(n, "object")+" missing")
+			more = append(more, kube.Count(n, "object")+" missing")
 		}
 		if len(more) == 0 && step.Now.Version == step.Chart.Version() {
 			more = append(more, "other values, same objects")
@@ -343,5 +344,5 @@ func credentials(all []secret.Made) string {
 	if len(made) > 2 { // more do not fit a line
 		text = fmt.Sprintf("%s and %d more", made[0], len(made)-1)
 	}
-	return fmt.Sprintf("Credentials: %s (%s); none change.", count(len(made), "new Secret"), text)
+	return fmt.Sprintf("Credentials: %s (%s); none change.", kube.Count(len(made), "new Secret"), text)
 }

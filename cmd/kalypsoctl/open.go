@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
@@ -153,20 +152,11 @@ func (f *openFlags) forward(ctx context.Context, cluster *kube.Cluster, p pageOf
 		return nil, err
 	}
 	for _, pod := range pods {
-		if ready(pod) {
+		if kube.PodReady(pod) {
 			return cluster.ForwardPod(ctx, pod.Namespace, pod.Name, p.port, local)
 		}
 	}
 	return nil, &profiler.Fault{What: "no pod of " + c.Name + " is ready", Fix: "kalypsoctl status     tells why"}
-}
-
-func ready(p *corev1.Pod) bool {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
 }
 
 // free says whether nobody listens on a port of this machine.

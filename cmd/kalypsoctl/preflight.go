@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -10,9 +13,11 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/checks"
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
+	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/cmd/kalypsoctl/internal/config"
 	"github.com/kalypso-dev/kalypso/deploy/check"
 	"github.com/kalypso-dev/kalypso/deploy/install"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/deploy/preflight"
 )
 
@@ -27,6 +32,7 @@ type preflightFlags struct {
 	only       []string
 	components []string
 	short      bool
+	nodes      bool
 }
 
 func newPreflightCommand() *cobra.Command {
@@ -38,9 +44,14 @@ func newPreflightCommand() *cobra.Command {
 would make against what the API server says: rights, nodes, memory, volumes, what is
 there already. Changes nothing, starts no pod, needs no internet. Before charts pull,
 what depends on the charts is not known.
+
+With --nodes it also starts kalypso-agent doctor in a pod, with the image and the rights
+that the agent would have, on one node of each system (kernel, distribution, runtime),
+and takes the pods away again.
 Exit code 0: it can. 3: it cannot; each failure has a fix to type.`,
 		Example: `  kalypsoctl preflight                                can this cluster run the stack?
   kalypsoctl preflight --profile small                and a small one?
+  kalypsoctl preflight --nodes                        and will eBPF work on its nodes?
   kalypsoctl preflight --short                        only what is wrong
   kalypsoctl preflight --only memory,storage          some checks
   kalypsoctl preflight -o json                        for a program to read`,
@@ -50,7 +61,7 @@ Exit code 0: it can. 3: it cannot; each failure has a fix to type.`,
 				return err
 			}
 			// What is typed wrong is said before a cluster is asked.
-			if _, err := checks.Select(cmd, preflight.Checks(preflight.Config{}), f.only); err != nil {
+			if _, err := checks.Select(cmd, preflight.New(preflight.Config{}).Checks(), f.only); err != nil {
 				return err
 			}
 			if err := known(cmd, f.components); err != nil {
@@ -65,45 +76,114 @@ Exit code 0: it can. 3: it cannot; each failure has a fix to type.`,
 	fl.StringSliceVar(&f.only, "only", nil, "run only the checks with these `ID`s")
 	fl.StringSliceVar(&f.components, "component", nil, "only for these `COMPONENT`s and what they need")
 	fl.BoolVar(&f.short, "short", false, "print only what does not work, and the last line")
+	fl.BoolVar(&f.nodes, "nodes", false, "try on the nodes whether the agent can run there, in a pod")
 	f.register(fl)
+	f.cluster.registerTimeout(fl, 90*time.Second, "for --nodes: how long a node may take, with the pull of the image (0: no limit)")
 	f.registerAdopt(fl)
+	quietly(cmd)
 	f.cluster.complete(cmd)
 	return cmd
 }
 
 func (f *preflightFlags) run(cmd *cobra.Command) error {
+	began := time.Now()
 	stack, err := f.openLeniently(cmd)
 	if err != nil {
 		return err
 	}
-	list, err := checks.Select(cmd, preflight.Checks(preflight.Config{
+	all := preflight.New(preflight.Config{
 		Cluster: stack.Cluster, Stack: stack,
 		Smaller: func() []*install.Stack { return f.smaller(cmd, stack) },
 		Command: func(words ...string) string { return f.command(cmd, words) },
-	}), f.only)
+	})
+	list, err := checks.Select(cmd, all.Checks(), f.only)
 	if err != nil {
 		return err
 	}
 	out, ctx := cmd.OutOrStdout(), quiet(cmd.Context())
-	var report *check.Report
 	if !f.output.Text() {
-		report = check.Run(ctx, list, preflightLimit, nil)
-		err = f.output.Write(out, preflightDocument(stack, report))
-	} else {
-		if _, err = fmt.Fprintf(out, "Context %s (Kubernetes %s, profile %s)\n", stack.Cluster.Context, stack.Cluster.Version, stack.Profile); err == nil {
-			report, err = checks.Print(ctx, out, list, preflightLimit, f.short, nil)
-			if err == nil {
-				_, err = fmt.Fprintln(out, preflightVerdict(report))
-			}
+		out = io.Discard
+	}
+	if _, err = fmt.Fprintf(out, "Context %s (Kubernetes %s, profile %s)\n", stack.Cluster.Context, stack.Cluster.Version, stack.Profile); err != nil {
+		return fmt.Errorf("print the checks: %w", err)
+	}
+	report, err := checks.Print(ctx, out, list, preflightLimit, f.short, nil)
+	if err != nil {
+		return fmt.Errorf("print the checks: %w", err)
+	}
+	sum, nodes := *report, []preflight.Node(nil)
+	if f.nodes && ctx.Err() == nil {
+		if nodes, err = f.tryNodes(ctx, out, all); err != nil {
+			return err
 		}
+		for _, n := range nodes {
+			sum.Results = append(sum.Results, n.Report.Results...)
+		}
+		sum.Took = time.Since(began)
+	}
+	if f.output.Text() {
+		_, err = fmt.Fprintln(out, preflightVerdict(&sum))
+	} else {
+		err = f.output.Write(cmd.OutOrStdout(), preflightDocument(stack, report, &sum, nodes))
 	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("print the checks: %w", err)
 	case ctx.Err() != nil:
 		return cli.Exit(cli.ExitInterrupted)
-	case !report.Healthy():
+	case !sum.Healthy():
 		return cli.Exit(cli.ExitNotHealthy)
+	}
+	return nil
+}
+
+// tryNodes has the agent's doctor look at the nodes, and prints what it says of
+// each as it comes.
+func (f *preflightFlags) tryNodes(ctx context.Context, out io.Writer, all *preflight.Preflight) ([]preflight.Node, error) {
+	limit := f.cluster.timeout
+	if limit <= 0 {
+		limit = forever
+	}
+	var nodes []preflight.Node
+	var failed error
+	err := all.Nodes(ctx, limit, func(n preflight.Node) {
+		nodes = append(nodes, n)
+		if err := f.printNode(out, n); failed == nil {
+			failed = err
+		}
+	})
+	slices.SortFunc(nodes, func(a, b preflight.Node) int { return strings.Compare(a.Name, b.Name) })
+	if err == nil && failed != nil {
+		err = fmt.Errorf("print the checks: %w", failed)
+	}
+	return nodes, err
+}
+
+func (f *preflightFlags) printNode(out io.Writer, n preflight.Node) error {
+	list := make([]check.Check, len(n.Report.Results)) // for the width of their column
+	worth := !f.short
+	for i, r := range n.Report.Results {
+		list[i].ID = r.ID
+		worth = worth || r.State == check.Failed
+	}
+	if !worth {
+		return nil
+	}
+	like := ""
+	if len(n.Like) > 0 {
+		like = "; like " + strings.Join(n.Like, ", ")
+		if len(n.Like) > 2 {
+			like = fmt.Sprintf("; like %d more", len(n.Like))
+		}
+	}
+	if _, err := fmt.Fprintf(out, "node %s (%s%s)\n", n.Name, n.System, like); err != nil {
+		return err
+	}
+	style := check.Style{Short: f.short, ASCII: term.ASCII(os.Getenv)}.Fit(list)
+	for _, r := range n.Report.Results {
+		if err := style.Print(out, r); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -189,7 +269,7 @@ func preflightVerdict(r *check.Report) string {
 	broken, limits := r.Failures(check.Required), r.Failures(check.Limit)
 	line := fmt.Sprintf("%d passed, %d failed", states[check.Passed], len(broken))
 	if n := len(limits); n > 0 {
-		line += ", " + count(n, "limitation")
+		line += ", " + kube.Count(n, "limitation")
 	}
 	if n := states[check.Skipped]; n > 0 {
 		line += fmt.Sprintf(", %d not tried", n)
@@ -203,19 +283,31 @@ func preflightVerdict(r *check.Report) string {
 
 // preflightReport is kalypso.preflight/v1. Fields are added, not changed.
 type preflightReport struct {
-	Schema      string       `json:"schema"`
-	Context     string       `json:"context"`
-	Kubernetes  string       `json:"kubernetes"`
-	Profile     string       `json:"profile"`
-	Healthy     bool         `json:"healthy"`
-	Limitations int          `json:"limitations"`
-	DurationMS  int64        `json:"duration_ms"`
-	Checks      []checks.Row `json:"checks"`
+	Schema      string          `json:"schema"`
+	Context     string          `json:"context"`
+	Kubernetes  string          `json:"kubernetes"`
+	Profile     string          `json:"profile"`
+	Healthy     bool            `json:"healthy"`
+	Limitations int             `json:"limitations"`
+	DurationMS  int64           `json:"duration_ms"`
+	Checks      []checks.Row    `json:"checks"`
+	Nodes       []preflightNode `json:"nodes,omitempty"` // with --nodes
 }
 
-func preflightDocument(stack *install.Stack, r *check.Report) preflightReport {
-	return preflightReport{
+type preflightNode struct {
+	Name   string       `json:"name"`
+	System string       `json:"system"`
+	Like   []string     `json:"like,omitempty"` // nodes of the same system, which were not asked
+	Checks []checks.Row `json:"checks"`
+}
+
+func preflightDocument(stack *install.Stack, cluster, sum *check.Report, nodes []preflight.Node) preflightReport {
+	doc := preflightReport{
 		Schema: "kalypso.preflight/v1", Context: stack.Cluster.Context, Kubernetes: stack.Cluster.Version, Profile: stack.Profile,
-		Healthy: r.Healthy(), Limitations: len(r.Failures(check.Limit)), DurationMS: r.Took.Milliseconds(), Checks: checks.Rows(r),
+		Healthy: sum.Healthy(), Limitations: len(sum.Failures(check.Limit)), DurationMS: sum.Took.Milliseconds(), Checks: checks.Rows(cluster),
 	}
+	for _, n := range nodes {
+		doc.Nodes = append(doc.Nodes, preflightNode{Name: n.Name, System: n.System, Like: n.Like, Checks: checks.Rows(n.Report)})
+	}
+	return doc
 }

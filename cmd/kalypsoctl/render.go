@@ -13,6 +13,7 @@ import (
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
 	"github.com/kalypso-dev/kalypso/cmd/kalypsoctl/internal/tree"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
+	"github.com/kalypso-dev/kalypso/deploy/kube"
 )
 
 func newRenderCommand() *cobra.Command {
@@ -101,6 +102,6 @@ func summary(out io.Writer, all []rendered, dir string) error {
 	if err := term.For(out, os.Getenv).Table(out, []string{"component", "namespace", "objects", "crds", "hooks"}, rows); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\n%s of %s in %s\n", count(objects, "object"), count(len(all), "component"), dir)
+	_, err := fmt.Fprintf(out, "\n%s of %s in %s\n", kube.Count(objects, "object"), kube.Count(len(all), "component"), dir)
 	return err
 }

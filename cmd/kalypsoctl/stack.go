@@ -199,11 +199,3 @@ func archivesDir(flag string) (string, error) {
 	}
 	return filepath.Join(cache, "kalypso", "charts"), nil
 }
-
-// count is a number of things.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}

@@ -60,6 +60,7 @@ vain.`,
 	fl.BoolVar(&f.watch, "watch", false, "look again every 2 seconds, until ^C")
 	f.register(fl)
 	f.registerTimeout(fl, 10*time.Minute, "how long --wait waits (0: no limit)")
+	quietly(cmd)
 	f.complete(cmd)
 	return cmd
 }
@@ -334,7 +335,7 @@ func (p *page) verdict() string {
 	case len(parts) > 0:
 		return "not healthy: " + strings.Join(parts, ", ")
 	case warnings > 0:
-		return "healthy, " + count(warnings, "warning")
+		return "healthy, " + kube.Count(warnings, "warning")
 	}
 	return "healthy"
 }

@@ -118,7 +118,10 @@ func (f *fleet) table(out io.Writer, style term.Style) error {
 
 func agentRow(r *agents.Report) []string {
 	note := ""
-	if len(r.Troubles) > 0 {
+	switch {
+	case r.Quality == nil && r.Pod != "" && len(r.Troubles) > 0:
+		note = "! does not answer" // why is said below
+	case len(r.Troubles) > 0:
 		note = "! " + r.Troubles[0].What
 		if more := len(r.Troubles) - 1; more > 0 {
 			note = fmt.Sprintf("! (1 of %d) %s", more+1, r.Troubles[0].What)
@@ -176,22 +179,28 @@ func (f *fleet) writeTroubles(out io.Writer) error {
 		}
 		return writeTrouble(out, "agents: ", t)
 	}
-	var order []agents.Trouble
+	// The same of two agents is the same whatever their pods are called.
+	var order, first []agents.Trouble
 	nodes := map[agents.Trouble][]string{}
 	for i := range f.reports {
-		for _, t := range f.reports[i].Troubles {
-			if nodes[t] == nil {
-				order = append(order, t)
+		r := &f.reports[i]
+		for _, t := range r.Troubles {
+			same := t
+			if r.Pod != "" {
+				same.What, same.Fix = strings.ReplaceAll(t.What, r.Pod, ""), strings.ReplaceAll(t.Fix, r.Pod, "")
 			}
-			nodes[t] = append(nodes[t], profiler.Printable(f.reports[i].Node))
+			if nodes[same] == nil {
+				order, first = append(order, same), append(first, t)
+			}
+			nodes[same] = append(nodes[same], profiler.Printable(r.Node))
 		}
 	}
-	for i, t := range order {
+	for i, t := range first {
 		if i == mostTroubles {
 			_, err := fmt.Fprintf(out, "\nand %d more of agents: kalypsoctl status -o json has all\n", len(order)-i)
 			return err
 		}
-		on := nodes[t]
+		on := nodes[order[i]]
 		who := "agent on " + on[0] + ": "
 		switch {
 		case len(on) > 1:

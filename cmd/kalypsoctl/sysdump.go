@@ -183,7 +183,7 @@ func (f *sysdumpFlags) tell(out io.Writer, o sysdump.Options, r *sysdump.Report)
 	}
 	few(w, "left out  ", r.LeftOut)
 	few(w, "not had   ", r.Failed)
-	fmt.Fprintf(w, "\n%s: %s in %.1f MiB, %s\n", f.output, count(r.Files, "file"), float64(r.Bytes)/(1<<20), kube.Age(r.Took))
+	fmt.Fprintf(w, "\n%s: %s in %.1f MiB, %s\n", f.output, kube.Count(r.Files, "file"), float64(r.Bytes)/(1<<20), kube.Age(r.Took))
 	if f.output != "-" {
 		fmt.Fprintf(w, "  tar -xzOf %s %s/SUMMARY.md     what is wrong, and what is in it\n", f.output, o.Folder)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -23,8 +22,10 @@ type clusterFlags struct {
 	context    string
 	timeout    time.Duration // zero is no limit
 	verbose    bool
+	command    *cobra.Command // whose flags they are
 }
 
+// register adds them; complete has to follow.
 func (f *clusterFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.context, "context", "", "context of the kubeconfig (the current one)")
 	flags.StringVar(&f.kubeconfig, "kubeconfig", "", "`FILE` that says how to reach clusters ($KUBECONFIG, ~/.kube/config)")
@@ -58,6 +59,7 @@ func (p *patience) Set(text string) error {
 
 // complete completes the names of contexts.
 func (f *clusterFlags) complete(cmd *cobra.Command) {
+	f.command = cmd
 	_ = cmd.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return kube.Contexts(f.config()), cobra.ShellCompDirectiveNoFileComp
 	})
@@ -67,7 +69,7 @@ func (f *clusterFlags) config() kube.Config {
 	c := kube.Config{Kubeconfig: f.kubeconfig, Context: f.context}
 	if f.verbose {
 		c.Said = func(method, path, answer string, took time.Duration) {
-			_, _ = fmt.Fprintf(os.Stderr, "%s  %-6s %s  %s  %d ms\n", time.Now().UTC().Format(time.RFC3339), method, path, answer, took.Milliseconds())
+			_, _ = fmt.Fprintf(f.command.ErrOrStderr(), "%s  %-6s %s  %s  %d ms\n", time.Now().UTC().Format(time.RFC3339), method, path, answer, took.Milliseconds())
 		}
 	}
 	return c

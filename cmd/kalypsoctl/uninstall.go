@@ -89,6 +89,7 @@ it.`,
 	f.registerTimeout(fl, 5*time.Minute, "how long one component may take (0: no limit)")
 	fl.BoolVar(&dryRun, "dry-run", false, "show what would go and change nothing")
 	fl.BoolVarP(&yes, "yes", "y", false, "do not ask")
+	quietly(cmd)
 	f.complete(cmd)
 	return cmd
 }

@@ -54,6 +54,7 @@ Exit code 0: all is proved. 3: something is not.`,
 	cmd.Flags().BoolVar(&f.keep, "keep", false, "print the ids of what was written, and do not end the series")
 	f.register(cmd.Flags())
 	f.registerTimeout(cmd.Flags(), verify.DefaultPatience, "how long one datum is waited for")
+	quietly(cmd)
 	f.complete(cmd)
 	return cmd
 }

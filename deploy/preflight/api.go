@@ -24,7 +24,7 @@ import (
 )
 
 // api asks whether the server is ready to serve, not only there.
-func (p *preflight) api(ctx context.Context) check.Outcome {
+func (p *Preflight) api(ctx context.Context) check.Outcome {
 	started := time.Now()
 	body, err := p.Cluster.Client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
 	switch {
@@ -36,7 +36,7 @@ func (p *preflight) api(ctx context.Context) check.Outcome {
 	return check.Pass("the server answers in %d ms", time.Since(started).Milliseconds())
 }
 
-func (p *preflight) version(context.Context) check.Outcome {
+func (p *Preflight) version(context.Context) check.Outcome {
 	if p.Cluster.TooOld() {
 		return check.Fail("Kubernetes %s, and the charts need 1.%d", p.Cluster.Version, kube.OldestMinor)
 	}
@@ -69,7 +69,7 @@ func (r right) String() string {
 const askAtOnce = 16
 
 // rbac asks the API server for each kind that an installation makes.
-func (p *preflight) rbac(ctx context.Context) check.Outcome {
+func (p *Preflight) rbac(ctx context.Context) check.Outcome {
 	if may, err := p.may(ctx, right{group: "*", resource: "*", verbs: "*"}); err != nil {
 		return unseen(err)
 	} else if may {
@@ -112,7 +112,7 @@ func (p *preflight) rbac(ctx context.Context) check.Outcome {
 		return unseen(err)
 	}
 	if len(missing) == 0 {
-		return check.Pass("you may make what %s hold (%s)", plural(len(p.Stack.Parts), "chart"), plural(len(rights), "rule"))
+		return check.Pass("you may make what %s hold (%s)", kube.Count(len(p.Stack.Parts), "chart"), kube.Count(len(rights), "rule"))
 	}
 	return check.Fail("you may not:\n%s", strings.Join(joined(missing), "\n")).WithFix("%s", p.grant(ctx))
 }
@@ -150,7 +150,7 @@ func joined(rights []right) []string {
 }
 
 // grant is what somebody who may do everything types.
-func (p *preflight) grant(ctx context.Context) string {
+func (p *Preflight) grant(ctx context.Context) string {
 	const fix = "an administrator types: kubectl create clusterrolebinding kalypsoctl --clusterrole cluster-admin "
 	who, err := p.Cluster.Client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
@@ -163,7 +163,7 @@ func (p *preflight) grant(ctx context.Context) string {
 	return fix + "--user '" + name + "'"
 }
 
-func (p *preflight) may(ctx context.Context, r right) (bool, error) {
+func (p *Preflight) may(ctx context.Context, r right) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 		ResourceAttributes: &authorizationv1.ResourceAttributes{Group: r.group, Resource: r.resource, Namespace: r.namespace, Verb: r.verbs},
 	}}
@@ -175,7 +175,7 @@ func (p *preflight) may(ctx context.Context, r right) (bool, error) {
 }
 
 // rights are those that an installation needs, each once, sorted.
-func (p *preflight) rights(ctx context.Context) ([]right, error) {
+func (p *Preflight) rights(ctx context.Context) ([]right, error) {
 	all, err := p.manifests(ctx)
 	if err != nil {
 		return nil, err
@@ -194,7 +194,7 @@ func (p *preflight) rights(ctx context.Context) ([]right, error) {
 	for _, part := range p.Stack.Parts {
 		for _, r := range []right{
 			{resource: "secrets", verbs: "get,list,create,update,delete"}, // where Helm keeps its releases
-			{resource: "pods", verbs: "get,list,watch"},
+			{resource: "pods", verbs: "get,list,watch,delete"},            // those of a StatefulSet that never got ready
 			{resource: "events", verbs: "list,watch"},
 			{resource: "persistentvolumeclaims", verbs: "list,watch"}, // to wait for, as what follows
 			{group: "apps", resource: "deployments", verbs: "list,watch"},
@@ -240,7 +240,7 @@ func resourceOf(mapper meta.RESTMapper, kind schema.GroupVersionKind) (resource 
 }
 
 // namespaces looks for those that are being deleted: they take nothing new.
-func (p *preflight) namespaces(ctx context.Context) check.Outcome {
+func (p *Preflight) namespaces(ctx context.Context) check.Outcome {
 	var stuck []string
 	fix, there := "", 0
 	seen := map[string]bool{}
@@ -279,7 +279,7 @@ func since(t *metav1.Time) string {
 
 // release tells how a namespace gets free: by taking the finalizers off what is
 // left in it, whose owners are gone.
-func (p *preflight) release(ctx context.Context, ns *corev1.Namespace) string {
+func (p *Preflight) release(ctx context.Context, ns *corev1.Namespace) string {
 	for _, c := range ns.Status.Conditions {
 		if c.Type == corev1.NamespaceDeletionDiscoveryFailure && c.Status == corev1.ConditionTrue {
 			return "kubectl get apiservices     names the part of the API that is not served: delete it, or what serves it has to run again"
@@ -292,7 +292,7 @@ func (p *preflight) release(ctx context.Context, ns *corev1.Namespace) string {
 }
 
 // held finds an object in a namespace that waits for its finalizers.
-func (p *preflight) held(ctx context.Context, ns *corev1.Namespace) (resource, name string) {
+func (p *Preflight) held(ctx context.Context, ns *corev1.Namespace) (resource, name string) {
 	lists, _ := p.Cluster.Client.Discovery().ServerPreferredResources() // those that are served
 	for _, list := range lists {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
@@ -324,7 +324,7 @@ func (p *preflight) held(ctx context.Context, ns *corev1.Namespace) (resource, n
 }
 
 // ownership tells of what others made and install would have to change.
-func (p *preflight) ownership(ctx context.Context) check.Outcome {
+func (p *Preflight) ownership(ctx context.Context) check.Outcome {
 	steps, err := p.Steps(ctx)
 	if err != nil {
 		return unseen(err)
@@ -348,7 +348,7 @@ func (p *preflight) ownership(ctx context.Context) check.Outcome {
 
 // webhooks: one that fails what it is not asked about, and that nobody answers
 // for, is what a removed installation leaves behind.
-func (p *preflight) webhooks(ctx context.Context) check.Outcome {
+func (p *Preflight) webhooks(ctx context.Context) check.Outcome {
 	var refs []kube.Ref
 	for _, kind := range []string{"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"} {
 		mapping := schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: strings.ToLower(kind) + "s"}
@@ -364,7 +364,7 @@ func (p *preflight) webhooks(ctx context.Context) check.Outcome {
 }
 
 // apiServices: a part of the API that nobody serves.
-func (p *preflight) apiServices(ctx context.Context) check.Outcome {
+func (p *Preflight) apiServices(ctx context.Context) check.Outcome {
 	list, err := p.Cluster.Dynamic.Resource(schema.GroupVersionResource{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"}).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return unseen(err)
@@ -378,7 +378,7 @@ func (p *preflight) apiServices(ctx context.Context) check.Outcome {
 	return p.answer(ctx, refs, "added API", "kubectl delete %s %s     if what served it is gone")
 }
 
-func (p *preflight) answer(ctx context.Context, refs []kube.Ref, thing, fix string) check.Outcome {
+func (p *Preflight) answer(ctx context.Context, refs []kube.Ref, thing, fix string) check.Outcome {
 	states, err := p.Cluster.Readiness(ctx, refs)
 	if err != nil {
 		return unseen(err)
@@ -399,7 +399,7 @@ func (p *preflight) answer(ctx context.Context, refs []kube.Ref, thing, fix stri
 	if len(refs) == 0 {
 		return check.Pass("there is no %s", thing)
 	}
-	return check.Pass("%s, none of them silent", plural(len(refs), thing))
+	return check.Pass("%s, none of them silent", kube.Count(len(refs), thing))
 }
 
 // errNothing is that no node could be asked.

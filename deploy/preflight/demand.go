@@ -90,7 +90,7 @@ func claimOf(name string, c corev1.PersistentVolumeClaim, n int) volume {
 }
 
 // need is the demand of the stack that is to be installed.
-func (p *preflight) need(ctx context.Context) (*demand, error) {
+func (p *Preflight) need(ctx context.Context) (*demand, error) {
 	if p.demand != nil {
 		return p.demand, nil
 	}
@@ -111,7 +111,7 @@ func demandOfStack(s *install.Stack, all map[string]*helm.Manifests) (*demand, e
 }
 
 // nodesOnce asks for the nodes once.
-func (p *preflight) nodesOnce(ctx context.Context) ([]*kube.Node, error) {
+func (p *Preflight) nodesOnce(ctx context.Context) ([]*kube.Node, error) {
 	if p.nodeSet != nil {
 		return p.nodeSet, nil
 	}
@@ -143,8 +143,8 @@ func cpuKind() roomKind {
 	}
 }
 
-func (p *preflight) memory(ctx context.Context) check.Outcome { return p.room(ctx, memoryKind()) }
-func (p *preflight) cpu(ctx context.Context) check.Outcome    { return p.room(ctx, cpuKind()) }
+func (p *Preflight) memory(ctx context.Context) check.Outcome { return p.room(ctx, memoryKind()) }
+func (p *Preflight) cpu(ctx context.Context) check.Outcome    { return p.room(ctx, cpuKind()) }
 
 // packing is how pods go onto nodes.
 type packing struct {
@@ -211,7 +211,7 @@ func (p *packing) place(name string, ask int64, free *int64, kind roomKind) {
 }
 
 // room checks one kind of room.
-func (p *preflight) room(ctx context.Context, kind roomKind) check.Outcome {
+func (p *Preflight) room(ctx context.Context, kind roomKind) check.Outcome {
 	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)
@@ -225,7 +225,7 @@ func (p *preflight) room(ctx context.Context, kind roomKind) check.Outcome {
 	}
 	ours := p.ours(ctx)
 	got := pack(d, nodes, ours, kind)
-	asks := fmt.Sprintf("asks for %s; %s of %s free on %s", kind.text(got.asked), kind.text(got.free), kind.text(got.allocatable), plural(len(nodes), "node"))
+	asks := fmt.Sprintf("asks for %s; %s of %s free on %s", kind.text(got.asked), kind.text(got.free), kind.text(got.allocatable), kube.Count(len(nodes), "node"))
 	if len(got.homeless) == 0 {
 		return check.Pass("%s", asks)
 	}
@@ -243,7 +243,7 @@ func few(things []string) string {
 
 // ours are the namespaces that kalypsoctl made: their pods make room for those
 // that come.
-func (p *preflight) ours(ctx context.Context) map[string]bool {
+func (p *Preflight) ours(ctx context.Context) map[string]bool {
 	out := map[string]bool{}
 	list, err := p.Cluster.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: helm.ManagedBy + "=" + helm.Manager})
 	if err != nil {
@@ -257,7 +257,7 @@ func (p *preflight) ours(ctx context.Context) map[string]bool {
 
 // fits is the largest smaller profile for which there is room, where there is
 // none for what is asked for.
-func (p *preflight) fits(ctx context.Context) string {
+func (p *Preflight) fits(ctx context.Context) string {
 	nodes, err := p.nodesOnce(ctx)
 	if err != nil {
 		return ""
@@ -285,7 +285,7 @@ func (p *preflight) fits(ctx context.Context) string {
 const gib = 1 << 30
 
 // moreRoom tells how there would be room.
-func (p *preflight) moreRoom(ctx context.Context, got packing, kind roomKind) string {
+func (p *Preflight) moreRoom(ctx context.Context, got packing, kind roomKind) string {
 	if p.fits(ctx) != "" {
 		return p.install(ctx)
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // nodes looks whether there are any, and whether our images run on them.
-func (p *preflight) nodes(ctx context.Context) check.Outcome {
+func (p *Preflight) nodes(ctx context.Context) check.Outcome {
 	all, err := p.Cluster.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return unseen(err)
@@ -45,7 +45,7 @@ func (p *preflight) nodes(ctx context.Context) check.Outcome {
 		}
 	}
 	if len(able) == 0 {
-		what := append([]string{fmt.Sprintf("none of %s takes pods", plural(len(all.Items), "node"))}, odd...)
+		what := append([]string{fmt.Sprintf("none of %s takes pods", kube.Count(len(all.Items), "node"))}, odd...)
 		fix := "kubectl describe nodes     tells of taints and conditions"
 		if i := slices.IndexFunc(all.Items, func(n corev1.Node) bool { return n.Spec.Unschedulable }); i >= 0 {
 			fix = "kubectl uncordon " + all.Items[i].Name
@@ -57,17 +57,20 @@ func (p *preflight) nodes(ctx context.Context) check.Outcome {
 		names = append(names, arch)
 	}
 	slices.Sort(names)
-	said := fmt.Sprintf("%d of %s take pods (%s)", len(able), plural(len(all.Items), "node"), strings.Join(names, ", "))
+	said := fmt.Sprintf("%d of %s take pods (%s)", len(able), kube.Count(len(all.Items), "node"), strings.Join(names, ", "))
 	return check.Pass("%s", strings.Join(append([]string{said}, odd...), "\n"))
 }
 
-// oldestKernel is the agent's: docs/checks/kernel.md.
-const oldestKernel = "5.15"
+// The agent's oldest kernel, and the oldest that it is tested on: docs/checks/kernel.md.
+const (
+	oldestKernel = "5.15"
+	testedKernel = "6.1"
+)
 
 var kernelVersion = regexp.MustCompile(`^(\d+)\.(\d+)`)
 
 // kernels reads what the kubelets tell of their machines.
-func (p *preflight) kernels(ctx context.Context) check.Outcome {
+func (p *Preflight) kernels(ctx context.Context) check.Outcome {
 	nodes, err := p.nodesOnce(ctx)
 	if err != nil {
 		return unseen(err)
@@ -91,7 +94,7 @@ func (p *preflight) kernels(ctx context.Context) check.Outcome {
 	}
 	switch {
 	case len(old) > 0:
-		return check.Fail("%s (need >= %s)", lines(old), oldestKernel).WithFix("upgrade the nodes' systems, or leave the agent out: %s", p.Command("install", "--skip", "agent"))
+		return check.Fail("%s (need >= %s, tested from %s on)", lines(old), oldestKernel, testedKernel).WithFix("upgrade the nodes' systems, or leave the agent out: %s", p.Command("install", "--skip", "agent"))
 	case len(seen) == 0:
 		return check.Skip("the nodes do not tell their kernel's version")
 	}
@@ -100,7 +103,7 @@ func (p *preflight) kernels(ctx context.Context) check.Outcome {
 		versions = append(versions, v)
 	}
 	slices.Sort(versions)
-	return check.Pass("Linux %s (need >= %s)", few(versions), oldestKernel)
+	return check.Pass("Linux %s (need >= %s, tested from %s on)", few(versions), oldestKernel, testedKernel)
 }
 
 func olderThan(m []string, floor string) bool {
@@ -115,7 +118,7 @@ func olderThan(m []string, floor string) bool {
 const defaultClass = "storageclass.kubernetes.io/is-default-class"
 
 // storage looks whether each volume that is asked for would be made.
-func (p *preflight) storage(ctx context.Context) check.Outcome {
+func (p *Preflight) storage(ctx context.Context) check.Outcome {
 	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)
@@ -171,7 +174,7 @@ func (d *demand) volumes() int64 {
 const localPath = "https://raw.githubusercontent.com/rancher/local-path-provisioner/v0.0.31/deploy/local-path-storage.yaml"
 
 // noDefault tells how there gets to be a default storage class.
-func (p *preflight) noDefault(ctx context.Context, classes []storagev1.StorageClass, volumes int) check.Outcome {
+func (p *Preflight) noDefault(ctx context.Context, classes []storagev1.StorageClass, volumes int) check.Outcome {
 	const patch = `kubectl patch storageclass %s -p '{"metadata":{"annotations":{"` + defaultClass + `":"true"}}}'`
 	if len(classes) > 0 {
 		return check.Fail("no storage class is the default (there is %s), and %s", classes[0].Name, wanted(volumes)).WithFix(patch, classes[0].Name)
@@ -185,7 +188,7 @@ func (p *preflight) noDefault(ctx context.Context, classes []storagev1.StorageCl
 
 // provisioner is something on the cluster that makes volumes: a driver, or what
 // has made one.
-func (p *preflight) provisioner(ctx context.Context) string {
+func (p *Preflight) provisioner(ctx context.Context) string {
 	if drivers, err := p.Cluster.Client.StorageV1().CSIDrivers().List(ctx, metav1.ListOptions{}); err == nil && len(drivers.Items) == 1 {
 		return drivers.Items[0].Name
 	}
@@ -206,7 +209,7 @@ var onNode = []string{"rancher.io/local-path", "kubernetes.io/host-path", "k8s.i
 
 // disk compares the volumes with the disks of the nodes, where volumes are on
 // them: sizes of such volumes are wishes, nobody holds them.
-func (p *preflight) disk(ctx context.Context) check.Outcome {
+func (p *Preflight) disk(ctx context.Context) check.Outcome {
 	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)
@@ -234,7 +237,7 @@ func (p *preflight) disk(ctx context.Context) check.Outcome {
 		return check.Skip("the nodes do not tell what is free on their disks")
 	}
 	bytes := func(n int64) string { return kube.Bytes(*resource.NewQuantity(n, resource.BinarySI)) }
-	said := fmt.Sprintf("volumes of %s; %s free on the disks of %s", bytes(d.volumes()), bytes(free), plural(len(nodes), "node"))
+	said := fmt.Sprintf("volumes of %s; %s free on the disks of %s", bytes(d.volumes()), bytes(free), kube.Count(len(nodes), "node"))
 	if d.volumes() > free {
 		fix := "give the nodes larger disks, or keep data for a shorter time: " + p.Command("config", "show", "--origin") + " | grep retention"
 		if profile, isColima := strings.CutPrefix(p.Cluster.Context, "colima"); isColima {
@@ -248,7 +251,7 @@ func (p *preflight) disk(ctx context.Context) check.Outcome {
 
 // freeDisk asks a kubelet what is free, and takes the size of the disk where it
 // does not say.
-func (p *preflight) freeDisk(ctx context.Context, n *corev1.Node) int64 {
+func (p *Preflight) freeDisk(ctx context.Context, n *corev1.Node) int64 {
 	var stats struct {
 		Node struct {
 			FS struct {
@@ -264,7 +267,7 @@ func (p *preflight) freeDisk(ctx context.Context, n *corev1.Node) int64 {
 }
 
 // kubelet asks the kubelet of a node, through the API server.
-func (p *preflight) kubelet(ctx context.Context, node, path string, to any) error {
+func (p *Preflight) kubelet(ctx context.Context, node, path string, to any) error {
 	body, err := p.Cluster.Client.CoreV1().RESTClient().Get().Resource("nodes").Name(node).SubResource("proxy").Suffix(path).DoRaw(ctx)
 	if err != nil {
 		return err
@@ -276,7 +279,7 @@ func (p *preflight) kubelet(ctx context.Context, node, path string, to any) erro
 const clusterDomain = "cluster.local"
 
 // dns asks a kubelet for the domain that pods look names up in.
-func (p *preflight) dns(ctx context.Context) check.Outcome {
+func (p *Preflight) dns(ctx context.Context) check.Outcome {
 	nodes, err := p.nodesOnce(ctx)
 	if err != nil {
 		return unseen(err)
@@ -300,7 +303,7 @@ func (p *preflight) dns(ctx context.Context) check.Outcome {
 
 // podSecurity asks to let the agent's pod in, in a dry run: Pod Security, and
 // any policy that others installed, has its say.
-func (p *preflight) podSecurity(ctx context.Context) check.Outcome {
+func (p *Preflight) podSecurity(ctx context.Context) check.Outcome {
 	d, err := p.need(ctx)
 	if err != nil {
 		return unseen(err)

@@ -2,9 +2,11 @@
 // the stack: what the API server says of its nodes, rights, storage and of what
 // is there already, held against the objects that an installation would make.
 //
-// It changes nothing: where it has to try, it tries in a dry run. It asks the
-// API server alone, so it needs no internet and no pod. Each failure comes with
-// a fix that can be typed. Running and printing the list is deploy/check's.
+// The checks change nothing: where they have to try, they try in a dry run. They
+// ask the API server alone, so they need no internet and no pod. Nodes, which is
+// asked for by itself, does: it has the agent's own checks run on the nodes, and
+// takes away what it made for that. Each failure comes with a fix that can be
+// typed. Running and printing the list is deploy/check's.
 package preflight
 
 import (
@@ -31,9 +33,11 @@ type Config struct {
 	Command func(words ...string) string
 }
 
+// New makes the checks of a cluster.
+func New(c Config) *Preflight { return &Preflight{Config: c} }
+
 // Checks are those that there are, in order: what others depend on comes first.
-func Checks(c Config) []check.Check {
-	p := &preflight{Config: c}
+func (p *Preflight) Checks() []check.Check {
 	return []check.Check{
 		{ID: "api", Title: "the API server answers", Severity: check.Required, Run: p.api,
 			Effect: "nothing can be installed"},
@@ -68,9 +72,9 @@ func Checks(c Config) []check.Check {
 	}
 }
 
-// preflight remembers what several checks want to know. They run one after
+// Preflight remembers what several checks want to know. They run one after
 // another.
-type preflight struct {
+type Preflight struct {
 	Config
 	steps   []*install.Step // by the cluster; nil until asked for
 	stepErr error
@@ -79,7 +83,7 @@ type preflight struct {
 }
 
 // Steps are what there is to install, held against the cluster.
-func (p *preflight) Steps(ctx context.Context) ([]*install.Step, error) {
+func (p *Preflight) Steps(ctx context.Context) ([]*install.Step, error) {
 	if p.steps == nil && p.stepErr == nil {
 		p.steps, p.stepErr = steps(ctx, p.Stack)
 	}
@@ -104,7 +108,7 @@ func steps(ctx context.Context, stack *install.Stack) ([]*install.Step, error) {
 // manifests are the objects of each part. Where the cluster does not let itself
 // be looked at, values that were given earlier are not among what they are made
 // of.
-func (p *preflight) manifests(ctx context.Context) (map[string]*helm.Manifests, error) {
+func (p *Preflight) manifests(ctx context.Context) (map[string]*helm.Manifests, error) {
 	steps, err := p.Steps(ctx)
 	if err != nil {
 		return rendered(p.Stack)
@@ -120,19 +124,27 @@ func (p *preflight) manifests(ctx context.Context) (map[string]*helm.Manifests, 
 func rendered(stack *install.Stack) (map[string]*helm.Manifests, error) {
 	out := map[string]*helm.Manifests{}
 	for _, part := range stack.Parts {
-		m, err := helm.Render(part.Chart, stack.Archives,
-			helm.Release{Name: part.Release, Namespace: part.Namespace, KubeVersion: stack.Cluster.Version}, helm.Merge(part.Base, part.Values))
+		m, err := render(stack, part)
 		if err != nil {
-			return nil, fmt.Errorf("render %s: %w", part.Name, err)
+			return nil, err
 		}
 		out[part.Name] = m
 	}
 	return out, nil
 }
 
+func render(stack *install.Stack, part install.Part) (*helm.Manifests, error) {
+	m, err := helm.Render(part.Chart, stack.Archives,
+		helm.Release{Name: part.Release, Namespace: part.Namespace, KubeVersion: stack.Cluster.Version}, helm.Merge(part.Base, part.Values))
+	if err != nil {
+		return nil, fmt.Errorf("render %s: %w", part.Name, err)
+	}
+	return m, nil
+}
+
 // install is the command that does away with all that install itself can do
 // away with: others' things, and too large a profile.
-func (p *preflight) install(ctx context.Context) string {
+func (p *Preflight) install(ctx context.Context) string {
 	words := []string{"install"}
 	if profile := p.fits(ctx); profile != "" {
 		words = append(words, "--profile", profile)
@@ -144,7 +156,7 @@ func (p *preflight) install(ctx context.Context) string {
 }
 
 // foreign are the components that others' things are in the way of.
-func (p *preflight) foreign(ctx context.Context) []string {
+func (p *Preflight) foreign(ctx context.Context) []string {
 	steps, err := p.Steps(ctx)
 	if err != nil {
 		return nil
@@ -158,7 +170,7 @@ func (p *preflight) foreign(ctx context.Context) []string {
 	return names
 }
 
-func (p *preflight) components() []component.Component {
+func (p *Preflight) components() []component.Component {
 	out := make([]component.Component, len(p.Stack.Parts))
 	for i, part := range p.Stack.Parts {
 		out[i] = part.Component
@@ -176,12 +188,4 @@ func lines(things []string) string {
 		things = append(slices.Clone(things[:limit]), fmt.Sprintf("and %d more", len(things)-limit))
 	}
 	return strings.Join(things, "\n")
-}
-
-// plural is a number of things.
-func plural(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
 }

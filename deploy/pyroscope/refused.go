@@ -36,7 +36,7 @@ func (c *Client) refused(status int, answer []byte) error {
 		f.Fix = "begin later; the limit is max_query_lookback"
 	case status >= http.StatusInternalServerError, status == http.StatusTooManyRequests:
 		f.What = c.name + " could not answer"
-		f.Fix = "try again; kalypsoctl logs pyroscope     tells what is wrong with it"
+		f.Fix = "try again; its log tells what is wrong with it: of the stack's own, kalypsoctl logs pyroscope"
 	}
 	return f
 }
