@@ -14,6 +14,7 @@ import (
 
 	"github.com/kalypso-dev/kalypso/cmd/internal/cli"
 	"github.com/kalypso-dev/kalypso/cmd/internal/term"
+	"github.com/kalypso-dev/kalypso/deploy/agents"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
 	"github.com/kalypso-dev/kalypso/deploy/status"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -71,14 +72,16 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	ways := agents.Keep(cluster)
+	defer ways.Close()
 	if f.watch {
-		return f.again(ctx, cmd.OutOrStdout(), cluster)
+		return f.again(ctx, cmd.OutOrStdout(), cluster, ways)
 	}
-	all, asked := look(ctx, cluster)
+	all, asked := look(ctx, cluster, ways)
 	var waiting error
 	if f.wait {
 		if waiting = f.until(ctx, cmd.ErrOrStderr(), cluster, all); ctx.Err() == nil {
-			all, asked = look(ctx, cluster)
+			all, asked = look(ctx, cluster, ways)
 		}
 	}
 	if ctx.Err() != nil {
@@ -130,7 +133,7 @@ func (f *statusFlags) until(ctx context.Context, progress io.Writer, cluster *ku
 }
 
 // again looks until it is interrupted.
-func (f *statusFlags) again(ctx context.Context, out io.Writer, cluster *kube.Cluster) error {
+func (f *statusFlags) again(ctx context.Context, out io.Writer, cluster *kube.Cluster, ways *agents.Kept) error {
 	file, ok := out.(*os.File)
 	if !ok || !xterm.IsTerminal(int(file.Fd())) {
 		return cli.Usage("kalypsoctl status --wait", "--watch is for people on a terminal, and standard output is none")
@@ -139,7 +142,7 @@ func (f *statusFlags) again(ctx context.Context, out io.Writer, cluster *kube.Cl
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
-		all, asked := look(ctx, cluster)
+		all, asked := look(ctx, cluster, ways)
 		if ctx.Err() != nil {
 			return cli.Exit(cli.ExitInterrupted)
 		}

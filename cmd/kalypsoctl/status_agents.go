@@ -21,7 +21,7 @@ import (
 
 // look looks at the components, and asks the agents meanwhile. That those cannot
 // be asked is no error: it is said on the page.
-func look(ctx context.Context, cluster *kube.Cluster) ([]status.Component, fleet) {
+func look(ctx context.Context, cluster *kube.Cluster, reach agents.Reacher) ([]status.Component, fleet) {
 	var all []status.Component
 	var f fleet
 	var both errgroup.Group
@@ -30,7 +30,7 @@ func look(ctx context.Context, cluster *kube.Cluster) ([]status.Component, fleet
 		return nil
 	})
 	both.Go(func() error {
-		f.reports, f.err = agents.Reports(ctx, cluster.Client, agents.Forwarded{Cluster: cluster})
+		f.reports, f.err = agents.Reports(ctx, cluster.Client, reach)
 		return nil
 	})
 	_ = both.Wait() // nobody gives an error
@@ -132,16 +132,20 @@ func agentRow(r *agents.Report) []string {
 	}
 	q := r.Quality
 	s := agents.SumUp([]agents.Report{*r})
+	complete := ""
+	if s.Stacks > 0 {
+		complete = fmt.Sprintf("%.1f %%", s.Complete)
+	}
 	return []string{
 		profiler.Printable(r.Node), fmt.Sprintf("%d Hz", q.Frequency), fmt.Sprintf("%.1f %%", q.Cost.CPUPercent),
-		fmt.Sprintf("%d MiB", s.MemoryLow>>20), fmt.Sprintf("%.2f %%", s.Lost), fmt.Sprintf("%.1f %%", s.Complete), note,
+		fmt.Sprintf("%d MiB", s.MemoryLow>>20), fmt.Sprintf("%.2f %%", s.Lost), complete, note,
 	}
 }
 
 // quality says how far profiles can be trusted, on lines no wider than width.
 func (f *fleet) quality(width int) string {
 	s := agents.SumUp(f.reports)
-	if s.Agents == 0 || s.Complete == 0 {
+	if s.Stacks == 0 {
 		return ""
 	}
 	parts := []string{fmt.Sprintf("profiling quality: %.1f %% of stacks complete", s.Complete)}

@@ -118,3 +118,26 @@ fix: kalypsoctl upgrade agent --set 'agent.config.cpu\.budget=2%'
 		}
 	}
 }
+
+// That no stack is whole is shown; that there are none yet is no figure.
+func TestQualityOfNothing(t *testing.T) {
+	none, broken := reportOf("birch", 97), reportOf("larch", 97)
+	none.Quality.StacksComplete, none.Quality.StacksByReason = 0, nil
+	broken.Quality.StacksComplete, broken.Quality.StacksByReason = 0, map[string]uint64{"truncated": 500}
+	for _, tt := range []struct {
+		name          string
+		report        agents.Report
+		line, ofAgent string
+	}{
+		{"no stack yet", none, "", ""},
+		{"no stack is whole", broken, "profiling quality: 0.0 % of stacks complete", "0.0 %"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := fleet{reports: []agents.Report{tt.report}}
+			line, _, _ := strings.Cut(f.quality(0), " · ")
+			if got := agentRow(&tt.report)[5]; got != tt.ofAgent || line != tt.line {
+				t.Errorf("it is %q and %q, want %q and %q", got, line, tt.ofAgent, tt.line)
+			}
+		})
+	}
+}
