@@ -25,8 +25,14 @@ while pids=$(find "$members" -name cgroup.procs -exec cat {} + 2>/dev/null) && [
 	[ "$tries" -lt 300 ] || { echo "processes do not end: $pids" >&2; exit 1; }
 	sleep 0.1
 done
+# What has ended is no member any more, and holds its cgroup for a moment yet.
+tries=0
 for group; do
-	[ ! -d "$group" ] || find "$group" -depth -type d -exec rmdir {} +
+	while [ -d "$group" ] && ! find "$group" -depth -type d -exec rmdir {} + 2>/dev/null; do
+		tries=$((tries + 1))
+		[ "$tries" -lt 300 ] || { echo "$group cannot be removed" >&2; break; }
+		sleep 0.1
+	done
 done
 
 root=$(dirname "$state")
