@@ -9,14 +9,21 @@ import (
 	"golang.org/x/term"
 )
 
-// Width is how many columns w has; 0 where it is no terminal.
+// Width is how many columns w has; 0 where it is no terminal. One that nobody
+// told its size, as script(1) and some editors make, is taken to have 80.
 func Width(w io.Writer) int {
-	if file, ok := w.(*os.File); ok {
-		if columns, _, err := term.GetSize(int(file.Fd())); err == nil {
-			return columns
-		}
+	file, ok := w.(*os.File)
+	if !ok {
+		return 0
 	}
-	return 0
+	columns, _, err := term.GetSize(int(file.Fd()))
+	switch {
+	case err != nil:
+		return 0
+	case columns <= 0:
+		return 80
+	}
+	return columns
 }
 
 // Notes is what is said while recording: a line that is written over on a
