@@ -49,10 +49,10 @@ type ProcessEvent struct {
 	Path               string
 }
 
-// ringPages are the data pages of one CPU's ring: 256 KiB, some 200 processes
-// from fork to exit, which stays under the 516 KiB per CPU that any user may
-// lock (kernel.perf_event_mlock_kb).
-const ringPages = 64
+// ringBytes are the data of one CPU's ring: some 200 processes from fork to exit,
+// which with its first page stays under the 516 KiB per CPU that any user may lock
+// (kernel.perf_event_mlock_kb), with pages of 64 KiB too.
+const ringBytes = 256 << 10
 
 type ring struct {
 	fd   int
@@ -126,7 +126,7 @@ func openRing(cpu int) (*ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	size := (1 + ringPages) * unix.Getpagesize()
+	size := unix.Getpagesize() + ringBytes
 	data, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		_ = unix.Close(fd)
