@@ -52,6 +52,7 @@ const (
 	kalypsoVarKlpPidnsInum    = "klp_pidns_inum"
 	kalypsoVarKlpPidnsLevel   = "klp_pidns_level"
 	kalypsoVarKlpSelecting    = "klp_selecting"
+	kalypsoVarKlpShare        = "klp_share"
 	kalypsoVarKlpSubsystem    = "klp_subsystem"
 )
 
@@ -145,6 +146,7 @@ type kalypsoVariableSpecs struct {
 	KlpPidnsInum    *ebpf.VariableSpec `ebpf:"klp_pidns_inum"`
 	KlpPidnsLevel   *ebpf.VariableSpec `ebpf:"klp_pidns_level"`
 	KlpSelecting    *ebpf.VariableSpec `ebpf:"klp_selecting"`
+	KlpShare        *ebpf.VariableSpec `ebpf:"klp_share"`
 	KlpSubsystem    *ebpf.VariableSpec `ebpf:"klp_subsystem"`
 }
 
@@ -222,6 +224,7 @@ type kalypsoVariables struct {
 	KlpPidnsInum    *ebpf.Variable `ebpf:"klp_pidns_inum"`
 	KlpPidnsLevel   *ebpf.Variable `ebpf:"klp_pidns_level"`
 	KlpSelecting    *ebpf.Variable `ebpf:"klp_selecting"`
+	KlpShare        *ebpf.Variable `ebpf:"klp_share"`
 	KlpSubsystem    *ebpf.Variable `ebpf:"klp_subsystem"`
 }
 

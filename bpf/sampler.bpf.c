@@ -161,7 +161,7 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	struct klp_process *process;
 	struct klp_walk *w;
 	struct klp_header *header;
-	__u32 zero = 0, pid, tid, kernel = 0;
+	__u32 zero = 0, pid, tid, kernel = 0, share = KLP_VERDICT_ALL;
 	__u8 compat = 0;
 	__s32 syscall = -1;
 	__u64 hash, *words;
@@ -176,7 +176,9 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	if (!klp_wanted(task, pid))
 		return NULL;
 	klp_count(KLP_COUNT_SAMPLES);
-	if (klp_selecting && !klp_selected(task)) {
+	if (klp_selecting)
+		share = klp_taken(task);
+	if (!share) {
 		klp_count(KLP_COUNT_FILTERED);
 		klp_ran_since(began);
 		return NULL;
@@ -195,9 +197,10 @@ static __always_inline struct klp_walk *klp_begin(struct klp_perf_event *ctx)
 	bpf_get_current_comm(header->thread, sizeof(header->thread));
 	header->started_ns = task->group_leader->start_boottime;
 	klp_cgroups_of(task, header->cgroups);
+	header->share = share;
 	words = (__u64 *)header->comm;
 	hash = klp_mix(klp_mix(0, words[0]), words[1]);
-	hash = klp_mix(hash, header->started_ns);
+	hash = klp_mix(klp_mix(hash, header->started_ns), share);
 	hash = klp_mix(klp_mix(hash, header->cgroups[0]), header->cgroups[1]);
 
 	if (!from_user && klp_kernel_stacks) {

@@ -290,7 +290,7 @@ func openClock(tid uint32, prog *ebpf.Program) (event, error) {
 
 // Parts of struct klp_copy, contract.h, which is also a record of samples.
 const (
-	caughtHeader = 88
+	caughtHeader = 96
 	caughtRegs   = caughtHeader + int(unsafe.Sizeof(Registers{}))
 	caughtFrames = caughtRegs + 8
 	caughtStack  = caughtFrames + 8*(maxKernelFrames+1024)

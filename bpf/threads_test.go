@@ -108,12 +108,12 @@ func TestThreadLayoutsAgree(t *testing.T) {
 	// What Catch decodes by numbers. A ring buffer has no types: the same
 	// structs are in the sampler's object.
 	want = map[string]layout{
-		"klp_copy": {88 + regs + 8 + 8*1152 + 65536, map[string]uint32{
-			"header": 0, "regs": 88, "bytes": 88 + regs, "below": 88 + regs + 4, "frames": 88 + regs + 8, "stack": 88 + regs + 8 + 8*1152,
+		"klp_copy": {96 + regs + 8 + 8*1152 + 65536, map[string]uint32{
+			"header": 0, "regs": 96, "bytes": 96 + regs, "below": 96 + regs + 4, "frames": 96 + regs + 8, "stack": 96 + regs + 8 + 8*1152,
 		}},
-		"klp_header": {88, map[string]uint32{
+		"klp_header": {96, map[string]uint32{
 			"kind": 0, "stop": 1, "flags": 2, "kernel_frames": 4, "user_frames": 6, "pid": 8, "tid": 12, "hash": 16,
-			"ktime_ns": 24, "started_ns": 32, "cgroups": 40, "comm": 56, "thread": 72,
+			"ktime_ns": 24, "started_ns": 32, "cgroups": 40, "comm": 56, "thread": 72, "share": 88,
 		}},
 	}
 	for _, object := range []string{"kalypso_x86_bpfel.o", "kalypso_arm64_bpfel.o"} {

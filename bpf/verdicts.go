@@ -44,10 +44,19 @@ type (
 	verdictValue struct{ Share, Flags uint32 }
 )
 
-const (
-	verdictAll   = math.MaxUint32
-	verdictBelow = 1
-)
+// ShareAll is the share in a sample's record that says that all such are taken; any
+// other is one of 2^32.
+const ShareAll = math.MaxUint32
+
+const verdictBelow = 1
+
+// shareValue is a share as the kernel side has it.
+func shareValue(share float64) uint32 {
+	if share >= 1 {
+		return ShareAll
+	}
+	return uint32(min(max(share, 0)*(1<<32), ShareAll-1))
+}
 
 func (c Cgroup) key() (k cgroupKey) {
 	k.ID = c.ID
@@ -58,11 +67,7 @@ func (c Cgroup) key() (k cgroupKey) {
 }
 
 func (v Verdict) value() verdictValue {
-	share := uint32(verdictAll)
-	if v.Share < 1 {
-		share = uint32(min(max(v.Share, 0)*(1<<32), verdictAll-1))
-	}
-	value := verdictValue{Share: share}
+	value := verdictValue{Share: shareValue(v.Share)}
 	if v.Below {
 		value.Flags = verdictBelow
 	}
@@ -94,9 +99,10 @@ func (k *Kernel) DeleteVerdict(c Cgroup) error {
 	return nil
 }
 
-// Select says in which hierarchies there are verdicts. Where there are none,
-// samples cost nothing more.
-func (k *Kernel) Select(unified, old bool) error {
+// Select says in which hierarchies there are verdicts, and which share is taken of
+// samples that none is on. Where there are none and that is all of them, samples
+// cost nothing more.
+func (k *Kernel) Select(unified, old bool, share float64) error {
 	var bits uint32
 	if unified {
 		bits = 1
@@ -104,5 +110,9 @@ func (k *Kernel) Select(unified, old bool) error {
 	if old {
 		bits |= 2
 	}
-	return k.objs.KlpSelecting.Set(bits)
+	rest := shareValue(share)
+	if rest != ShareAll {
+		bits |= 4
+	}
+	return errors.Join(k.objs.KlpShare.Set(rest), k.objs.KlpSelecting.Set(bits))
 }

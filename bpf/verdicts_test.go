@@ -134,7 +134,7 @@ func sampled(t *testing.T, h hierarchy, pid int) *bpf.Kernel {
 	if err := k.AddTarget(uint32(pid)); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.Select(!h.old, h.old); err != nil {
+	if err := k.Select(!h.old, h.old, 1); err != nil {
 		t.Fatal(err)
 	}
 	return k
@@ -216,7 +216,25 @@ func TestVerdicts(t *testing.T) {
 					t.Errorf("%s: %d of %d samples are left out, want %.0f %%", tt.name, c.Filtered, c.Samples, 100*tt.want)
 				}
 			}
-			if err := k.Select(h.old, !h.old); err != nil {
+			for _, tt := range []struct {
+				name    string
+				verdict bpf.Verdict
+				rest    float64
+				want    float64
+			}{
+				{"a quarter is taken of what no verdict is on", bpf.Verdict{Share: 1}, 0.25, 0.75},
+				{"nothing is, and the pod's is all", bpf.Verdict{Share: 1, Below: true}, 0, 0},
+			} {
+				err := errors.Join(k.SetVerdict(ids[1], tt.verdict), k.Select(!h.old, h.old, tt.rest))
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := count(t, k, 400)
+				if off := math.Abs(float64(c.Filtered) - tt.want*float64(c.Samples)); off > 0.12*float64(c.Samples)*math.Ceil(tt.want) {
+					t.Errorf("%s: %d of %d samples are left out, want %.0f %%", tt.name, c.Filtered, c.Samples, 100*tt.want)
+				}
+			}
+			if err := k.Select(h.old, !h.old, 1); err != nil {
 				t.Fatal(err)
 			}
 			if err := k.SetVerdict(ids[1], below); err != nil {
@@ -263,8 +281,17 @@ func TestCostOfASampleThatIsNotWanted(t *testing.T) {
 			walked := cost(nil, 0)
 			pod := cost(&bpf.Verdict{Below: true}, 2)
 			own := cost(&bpf.Verdict{}, 5)
-			t.Logf("a sample takes %s; one that its own cgroup leaves out %s, one that its pod does, three above, %s", walked, own, pod)
-			if own > most || pod > most {
+			for _, at := range []int{2, 5} {
+				if err := k.DeleteVerdict(ids[at]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := k.Select(!h.old, h.old, 0); err != nil { // of what is not the target of a recording
+				t.Fatal(err)
+			}
+			rest := cost(nil, 0)
+			t.Logf("a sample takes %s; one that its own cgroup leaves out %s, one that its pod does, three above, %s, one without a verdict %s", walked, own, pod, rest)
+			if own > most || pod > most || rest > most {
 				t.Errorf("want %s at most", most)
 			}
 		})

@@ -47,6 +47,8 @@ type functionsKlpCopy struct {
 		Cgroups      [2]uint64
 		Comm         [16]int8
 		Thread       [16]int8
+		Share        uint32
+		Pad2         uint32
 	}
 	Regs struct {
 		_  structs.HostLayout
@@ -196,6 +198,8 @@ type functionsKlpWalk struct {
 			Cgroups      [2]uint64
 			Comm         [16]int8
 			Thread       [16]int8
+			Share        uint32
+			Pad2         uint32
 		}
 		Frames [1152]uint64
 	}

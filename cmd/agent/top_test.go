@@ -22,7 +22,7 @@ import (
 // quietSource stands in for the kernel: it has a status, and records nothing.
 type quietSource struct{}
 
-func (quietSource) Record(context.Context, time.Duration, int) ([]api.Segment, error) {
+func (quietSource) Record(context.Context, time.Duration, int, api.Filter) ([]api.Segment, error) {
 	return nil, nil
 }
 func (quietSource) Status() api.Status { return api.Status{Host: "larch", Frequency: 97} }

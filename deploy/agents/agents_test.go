@@ -178,7 +178,7 @@ func running(node string) func() ([]api.Running, error) {
 // source stands in for the kernel: what it records is always the same.
 type source struct{ segment api.Segment }
 
-func (s source) Record(context.Context, time.Duration, int) ([]api.Segment, error) {
+func (s source) Record(context.Context, time.Duration, int, api.Filter) ([]api.Segment, error) {
 	return []api.Segment{s.segment}, nil
 }
 func (s source) Status() api.Status {

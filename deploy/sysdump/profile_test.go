@@ -24,7 +24,7 @@ import (
 // hot stands in for the kernel: what it records is always the same.
 type hot struct{ api.Segment }
 
-func (h hot) Record(context.Context, time.Duration, int) ([]api.Segment, error) {
+func (h hot) Record(context.Context, time.Duration, int, api.Filter) ([]api.Segment, error) {
 	return []api.Segment{h.Segment}, nil
 }
 func (hot) Status() api.Status { return api.Status{Frequency: 97} }

@@ -116,6 +116,7 @@ type Entry struct {
 	Kernel  []uint64
 	User    []uint64
 	Stop    profiler.Stop
+	Share   uint32 // of such samples that was taken: sampler.Stack
 	Count   uint64
 }
 
@@ -150,7 +151,7 @@ func (w *Window) add(s *sampler.Stack, n uint64) (first, fresh bool) {
 	e := w.entries[s.Key]
 	if fresh = e == nil; fresh {
 		e = &Entry{
-			Process: s.Process, TID: s.Key.TID, Comm: text(s.Comm[:]), Stop: s.Stop,
+			Process: s.Process, TID: s.Key.TID, Comm: text(s.Comm[:]), Stop: s.Stop, Share: s.Share,
 			Kernel: w.keep(s.Kernel), User: w.keep(s.User),
 		}
 		if e.TID != 0 {

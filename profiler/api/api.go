@@ -23,8 +23,9 @@ const DefaultAddress = "127.0.0.1:4041"
 // Source is the agent as far as the API asks it.
 type Source interface {
 	// Record gives what is sampled from now on for a while, at a rate of its own
-	// where hz is not 0. A context that ends early is no error.
-	Record(ctx context.Context, d time.Duration, hz int) ([]Segment, error)
+	// where hz is not 0, which may be that of what f lets through only. A context
+	// that ends early is no error.
+	Record(ctx context.Context, d time.Duration, hz int, f Filter) ([]Segment, error)
 	Status() Status
 	// Dump gives the stacks of every thread of a process right now. An error
 	// that is fs.ErrNotExist or syscall.ESRCH says that there is no such process.

@@ -79,9 +79,35 @@ func (f Filter) process(p *profiler.Process) bool {
 	if p == nil {
 		return false
 	}
+	return (f.PID == 0 || p.PID == f.PID) && (f.Comm == "" || p.Comm == f.Comm) && f.cgroup(p.Cgroup)
+}
+
+func (f *Filter) cgroup(path string) bool {
 	cgroup := strings.TrimSuffix(f.Cgroup, "/")
-	return (f.PID == 0 || p.PID == f.PID) && (f.Comm == "" || p.Comm == f.Comm) &&
-		(cgroup == "" || p.Cgroup == cgroup || strings.HasPrefix(p.Cgroup, cgroup+"/"))
+	return cgroup == "" || path == cgroup || strings.HasPrefix(path, cgroup+"/")
+}
+
+// Target says of a cgroup, by its path and the workload that it is of, whether the
+// filter may let something in it through. It is nil where cgroups do not tell: a
+// program that is in no unit and no container shares its cgroup with others.
+func (f Filter) Target() func(cgroup string, w *profiler.Workload) bool {
+	if f.Cgroup == "" && !slices.ContainsFunc(f.Labels, func(a profiler.Attribute) bool { return ofCgroup(a.Key) }) {
+		return nil
+	}
+	return func(cgroup string, w *profiler.Workload) bool {
+		return f.cgroup(cgroup) && f.workload(&profiler.Profile{Workload: w})
+	}
+}
+
+// ofCgroup says that only what has a cgroup of its own has an attribute.
+func ofCgroup(key string) bool {
+	switch key {
+	case "k8s.node.name", "k8s.cluster.name":
+		return false
+	case "container.id", "systemd.unit":
+		return true
+	}
+	return strings.HasPrefix(key, "k8s.")
 }
 
 // service is the name of the service that a profile is of, empty when it is of

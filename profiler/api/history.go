@@ -286,8 +286,10 @@ type summer struct {
 }
 
 func (s *summer) add(seg Segment) {
+	lowest := seg.Frequency // a share of them has a lower rate of its own
 	for _, p := range s.filter.apply(seg.Profiles) {
 		s.Add(p)
+		lowest = min(lowest, p.Frequency)
 	}
 	if s.r.From.IsZero() || seg.Start.Before(s.r.From) {
 		s.r.From = seg.Start
@@ -297,8 +299,8 @@ func (s *summer) add(seg Segment) {
 	}
 	s.covered += seg.Duration
 	s.rate = max(s.rate, seg.Frequency)
-	if s.r.Lowest == 0 || seg.Frequency < s.r.Lowest {
-		s.r.Lowest = seg.Frequency
+	if s.r.Lowest == 0 || lowest < s.r.Lowest {
+		s.r.Lowest = lowest
 	}
 	s.lost += seg.Lost
 }

@@ -310,7 +310,7 @@ func (s *server) record(ctx context.Context, d time.Duration, hz int, f Filter, 
 			What: "cannot record", Why: fmt.Errorf("%d recordings run already", maxRecordings), Fix: "try again when they have ended; from=-1m reads what was recorded anyway",
 		}}
 	}
-	segments, err := s.Source.Record(ctx, d, hz)
+	segments, err := s.Source.Record(ctx, d, hz, f)
 	if err == nil {
 		err = ctx.Err()
 	}

@@ -36,7 +36,7 @@ type agent struct {
 	err      error
 }
 
-func (a *agent) Record(ctx context.Context, d time.Duration, hz int) ([]Segment, error) {
+func (a *agent) Record(ctx context.Context, d time.Duration, hz int, _ Filter) ([]Segment, error) {
 	a.mu.Lock()
 	a.running++
 	a.asked = append(a.asked, fmt.Sprintf("%v at %d Hz", d, hz))

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"math"
 
 	"github.com/kalypso-dev/kalypso/bpf"
 	"github.com/kalypso-dev/kalypso/profiler"
@@ -149,18 +150,23 @@ func (e *engine) close() {
 	}
 }
 
-// profiles names what a window saw and adds it up, in one profile for each
-// workload. of tells what is known of a process, keep whether it is wanted (nil:
-// all are), rate at which it was sampled, 0 being the rate of all. Samples whose stack never came are lost, and nobody's.
+// profiles names what a window saw at hz samples a second and adds it up, in one
+// profile for each workload, and for each rate where a share of its samples was
+// taken. of tells what is known of a process, keep whether it is wanted (nil: all
+// are). Samples whose stack never came are lost, and nobody's.
 func (e *engine) profiles(
-	w *aggregate.Window, of func(p sampler.Process, comm string) seen, keep func(*profiler.Workload, *profiler.Process) bool,
-	rate func(cgroup string) int,
+	w *aggregate.Window, hz int, of func(p sampler.Process, comm string) seen, keep func(*profiler.Workload, *profiler.Process) bool,
 ) (list []*profiler.Profile, lost, filtered uint64) {
 	type process struct {
 		*profiler.Process
-		profile *profiler.Profile // nil: it is not wanted
+		workload *profiler.Workload
+		wanted   bool
 	}
-	byWorkload := map[*profiler.Workload]*profiler.Profile{}
+	type rated struct {
+		workload *profiler.Workload
+		hz       int
+	}
+	byRate := map[rated]*profiler.Profile{}
 	processes := map[processKey]process{}
 	entries, lost := w.Entries()
 	for _, x := range entries {
@@ -169,25 +175,34 @@ func (e *engine) profiles(
 		if !known {
 			s := of(x.Process, x.Comm)
 			proc.Process = &profiler.Process{PID: x.Process.PID, Comm: x.Comm, Exe: s.exe, Cgroup: s.cgroup}
-			if keep == nil || keep(s.workload, proc.Process) {
-				if proc.profile = byWorkload[s.workload]; proc.profile == nil {
-					proc.profile = &profiler.Profile{Workload: s.workload, Frequency: rate(s.cgroup)}
-					byWorkload[s.workload] = proc.profile
-					list = append(list, proc.profile)
-				}
-			}
+			proc.workload, proc.wanted = s.workload, keep == nil || keep(s.workload, proc.Process)
 			processes[key] = proc
 		}
-		if proc.profile == nil {
+		if !proc.wanted {
 			filtered += x.Count
 			continue
 		}
+		rate := rated{proc.workload, shareOf(hz, x.Share)}
+		p := byRate[rate]
+		if p == nil {
+			p = &profiler.Profile{Workload: proc.workload, Frequency: rate.hz}
+			byRate[rate] = p
+			list = append(list, p)
+		}
 		st := e.symbols.Stack(x.Process.PID, x.Kernel, x.User, x.Stop)
-		p := proc.profile
 		p.Samples = append(p.Samples, profiler.Sample{Process: proc.Process, TID: x.TID, Thread: x.Thread, Stack: st, Count: x.Count})
 		p.Quality.Add(st, x.Count)
 	}
 	return list, lost, filtered
+}
+
+// shareOf is the rate of samples of which a share was taken: a whole one, since the
+// share was made of two.
+func shareOf(hz int, share uint32) int {
+	if share == bpf.ShareAll {
+		return hz
+	}
+	return max(int(math.Round(float64(hz)*float64(share)/(1<<32))), 1)
 }
 
 // seen is what is known of a process. It may be gone when it is asked for.

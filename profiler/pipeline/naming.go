@@ -40,21 +40,12 @@ func (s *Service) name(seg *segment) {
 	s.mu.Lock()
 	keep := s.cfg.Keep
 	s.mu.Unlock()
-	list, orphans, filtered := s.profiles(seg.window, s.who.of, keep, func(cgroup string) int {
-		if len(seg.rates) == 0 {
-			return 0
-		}
-		if c, ok := s.cfg.Pods.Find(cgroup); ok {
-			return seg.rates[c.Pod.UID]
-		}
-		return 0
-	})
+	list, orphans, filtered := s.profiles(seg.window, seg.Frequency, s.who.of, keep)
 	seg.window = nil
 	seg.Lost += orphans
 	seg.Filtered += filtered
 	for _, p := range list {
 		p.Start, p.Duration, p.Event, p.Host = seg.Start, seg.Duration, s.event, s.host
-		p.Frequency = cmp.Or(p.Frequency, seg.Frequency)
 	}
 	seg.Profiles = list
 	s.tally(&seg.Segment, time.Since(begin))

@@ -238,7 +238,7 @@ func (r *recording) finish() (*profiler.Profile, *Cost, error) {
 
 func (r *recording) profile(counters bpf.Counters) *profiler.Profile {
 	of := func(p sampler.Process, comm string) seen { return r.seen[processKey{p, comm}] }
-	list, orphans, _ := r.profiles(r.collector.Cut(), of, nil, func(string) int { return 0 })
+	list, orphans, _ := r.profiles(r.collector.Cut(), r.Frequency, of, nil)
 	p := &profiler.Profile{}
 	if len(list) > 0 { // one: no process has a workload
 		p = list[0]

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 // recorder collects the segments of somebody who wants to know what runs from
 // now on.
 type recorder struct {
 	hz       int
+	target   Target
 	from     uint64 // the first segment that is wanted
 	to       uint64 // the last one, once it is known
 	known    bool
@@ -18,6 +21,11 @@ type recorder struct {
 	err      error // why it ended early
 	done     chan struct{}
 }
+
+// Target says whether a recording is of a cgroup, by its path and the workload that
+// it is of, nil where a path names none. Events fire on all CPUs, so the rate of
+// what is not the target is kept by taking a share of its samples. nil: of all.
+type Target func(cgroup string, w *profiler.Workload) bool
 
 // ErrBehind says that a recording cannot begin: naming is far behind.
 var ErrBehind = errors.New("the agent is still naming what was sampled before: try again in a few seconds")
@@ -39,14 +47,15 @@ const (
 // naming was behind, is tried to be ended again.
 const endAgain = 10 * time.Millisecond
 
-// Record gives what is sampled from now on for a while, at a rate of at least hz
-// where the memory allows it; then the rate is what it was. The segments are
-// those that are delivered, too. A context that ends early is no error.
-func (s *Service) Record(ctx context.Context, d time.Duration, hz int) ([]Segment, error) {
+// Record gives what is sampled from now on for a while, the target at a rate of at
+// least hz where the memory allows it; then the rate is what it was. The segments
+// are those that are delivered, too, with all that is no target at its own rate. A
+// context that ends early is no error.
+func (s *Service) Record(ctx context.Context, d time.Duration, hz int, target Target) ([]Segment, error) {
 	if hz != 0 && (hz < MinFrequency || hz > MaxFrequency) {
 		return nil, badFrequency(hz)
 	}
-	r := &recorder{hz: hz, done: make(chan struct{})}
+	r := &recorder{hz: hz, target: target, done: make(chan struct{})}
 	var err error
 	if e := s.do(ctx, func() { err = s.beginRecording(r) }); e != nil {
 		return nil, e
@@ -108,7 +117,7 @@ func (s *Service) beginRecording(r *recorder) error {
 	s.mu.Lock()
 	s.recording[r] = true
 	s.mu.Unlock()
-	s.setRate(s.rate())
+	s.setRates(s.dueRates())
 	return nil
 }
 
@@ -124,20 +133,30 @@ func (s *Service) endRecording(r *recorder) bool {
 	r.hz = 0
 	// Somebody else may have cut it since the last attempt.
 	ended = ended || s.seq > r.to || s.cut(false)
-	s.setRate(s.rate())
+	s.setRates(s.dueRates())
 	return ended || s.seq > r.to // a change of the rate is a cut, too
 }
 
-// rate is the sampling rate that is due. Recordings raise it and do not lower it:
+// dueRates are the rates that are due. Recordings raise them and do not lower them:
 // what they get is delivered to everybody. Memory goes before them.
-func (s *Service) rate() int {
-	hz := s.budget.rate
+func (s *Service) dueRates() frequencies {
+	r := frequencies{rest: s.budget.rate}
 	s.mu.Lock()
-	for r := range s.recording {
-		hz = max(hz, r.hz)
+	for rec := range s.recording {
+		if rec.target == nil {
+			r.rest = max(r.rest, rec.hz)
+		}
+	}
+	r.hz = r.rest
+	for rec := range s.recording {
+		if rec.target != nil && rec.hz > r.rest {
+			r.raised = append(r.raised, raised{s.memory.rate(rec.hz), s.who.target(rec.target)})
+			r.hz = max(r.hz, rec.hz)
+		}
 	}
 	s.mu.Unlock()
-	return s.memory.rate(hz)
+	r.hz, r.rest = s.memory.rate(r.hz), s.memory.rate(r.rest)
+	return r
 }
 
 // awaited says whether somebody records.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/kalypso-dev/kalypso/profiler"
+	"github.com/kalypso-dev/kalypso/profiler/workload"
 )
 
 // Running is a process that is there, and the workload that it is of.
@@ -52,4 +53,15 @@ func (x *identities) is(id *identity, comm string) *profiler.Workload {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.workload(id, comm)
+}
+
+// target asks about a cgroup by its path alone.
+func (x *identities) target(t Target) func(cgroup string) bool {
+	return func(cgroup string) bool {
+		var w *profiler.Workload
+		if _, ok := x.pods.Find(cgroup); ok || workload.Identify(cgroup).Service() != "" {
+			w = x.is(&identity{cgroup: cgroup}, "")
+		}
+		return t(cgroup, w)
+	}
 }

@@ -28,7 +28,7 @@ type Select struct {
 type verdicts interface {
 	SetVerdict(bpf.Cgroup, bpf.Verdict) error
 	DeleteVerdict(bpf.Cgroup) error
-	Select(unified, old bool) error
+	Select(unified, old bool, share float64) error
 }
 
 // cgroups are the hierarchies as a selection needs them.
@@ -61,10 +61,9 @@ type selection struct {
 	scanned   time.Time        // when these were looked for
 	waiting   map[string]time.Time
 	installed map[bpf.Cgroup]bpf.Verdict
-	rates     map[string]int // of pods by UID that have one of their own; a new map with each change
-	said      bool           // that the table is full
-	crowded   time.Time      // when there was no room in met last, by meet
-	owed      bool           // naming is behind: the table changes with the next segment
+	rest      float64   // share of what no verdict is on
+	full      bool      // it was said that the table is
+	crowded   time.Time // when there was no room in met last, by meet
 	timer     *time.Timer
 	due       time.Time // of timer
 }
@@ -82,7 +81,6 @@ const (
 	lookAgain  = 250 * time.Millisecond
 	lookFor    = time.Minute
 	scanEvery  = 10 * time.Second
-	tryAgain   = time.Second // where naming is behind
 )
 
 // maxMet bounds the cgroups that are remembered, beside those of pods.
@@ -152,66 +150,73 @@ func (x *selection) soon(d time.Duration) {
 	}
 }
 
+// frequencies are how often samples are taken, a second and CPU. A sample's record says
+// which share of such was taken, so that its profile has the rate that it had.
+type frequencies struct {
+	hz     int // at which events fire: the highest
+	rest   int // of what has none of its own
+	raised []raised
+}
+
+// raised is a rate that somebody wants of some cgroups for a while.
+type raised struct {
+	hz int
+	of func(cgroup string) bool
+}
+
+// of is the share that makes a rate.
+func (r frequencies) of(rate int) float64 { return float64(min(rate, r.hz)) / float64(r.hz) }
+
+// asked is the rate that is wanted of a cgroup, 0: nobody wants one.
+func (r frequencies) asked(cgroup string) (hz int) {
+	for _, a := range r.raised {
+		if a.hz > hz && a.of(cgroup) {
+			hz = a.hz
+		}
+	}
+	return hz
+}
+
 // plan is what the table is to be.
 type plan struct {
-	verdicts map[workload.Place]verdict
-	rates    map[string]int
-	again    map[string]bool // pods whose rate is another one than before
+	frequencies
+	verdicts map[workload.Place]bpf.Verdict
+	table    map[bpf.Cgroup]bpf.Verdict // the same, by the kernel's numbers
 }
 
 // nothingBelow leaves out a cgroup and all below it.
-var nothingBelow = verdict{bpf.Verdict{Below: true}, ""}
+var nothingBelow = bpf.Verdict{Below: true}
 
-// share is what is to be taken of a pod: all, none, or what makes its own rate.
-type share struct {
-	share float64
-	rate  int // 0: everybody's
-}
-
-func (x *selection) share(p *workload.Pod, hz int) share {
+// rate is how often samples of a pod are taken: 0 is never.
+func (x *selection) rate(p *workload.Pod, r frequencies) int {
 	if x.set.Pod != nil && !x.set.Pod(p) {
-		return share{}
+		return 0
 	}
-	if own := p.Frequency(); own > 0 && own < hz {
-		return share{float64(own) / float64(hz), own}
+	if own := p.Frequency(); own > 0 && own < r.rest {
+		return own
 	}
-	return share{share: 1}
+	return r.rest
 }
 
-// plan says what the table is to be at a sampling rate.
-func (x *selection) plan(hz int, now time.Time) *plan {
+// plan says what the table is to be at these rates.
+func (x *selection) plan(r frequencies, now time.Time) *plan {
 	x.due = time.Time{}
-	p := &plan{map[workload.Place]verdict{}, map[string]int{}, map[string]bool{}}
-	shares := map[string]share{}
-	some := !x.set.Outside || x.set.Cgroup != nil
+	p := &plan{frequencies: r, verdicts: map[workload.Place]bpf.Verdict{}}
+	pods := map[string]int{}
+	some := !x.set.Outside || x.set.Cgroup != nil || len(r.raised) > 0
 	for _, pod := range x.pods.List() {
-		s := x.share(pod, hz)
-		shares[pod.UID] = s
-		some = some || s.share < 1
+		pods[pod.UID] = x.rate(pod, r)
+		some = some || pods[pod.UID] != r.rest
 	}
 	if some {
-		x.fill(p, shares, now)
+		x.fill(p, pods, now)
 	}
-	for uid, rate := range x.rates {
-		s, known := shares[uid]
-		switch {
-		case p.rates[uid] != 0:
-		case known && s.rate == rate: // its cgroup is gone; samples of it may be in the window still
-			p.rates[uid] = rate
-		case known:
-			p.again[uid] = true
-		}
-	}
-	for uid, rate := range p.rates {
-		if x.rates[uid] != rate {
-			p.again[uid] = true
-		}
-	}
+	p.table = x.resolve(p)
 	return p
 }
 
 // fill says it of every cgroup that is known.
-func (x *selection) fill(p *plan, shares map[string]share, now time.Time) {
+func (x *selection) fill(p *plan, pods map[string]int, now time.Time) {
 	if x.pods != nil && now.Sub(x.scanned) > scanEvery && (x.scanned.IsZero() || x.waits(now)) {
 		x.parents, x.scanned = x.groups.PodParents(), now
 	}
@@ -220,12 +225,12 @@ func (x *selection) fill(p *plan, shares map[string]share, now time.Time) {
 		// A pod that is not known yet is sampled. Where it is in a container of
 		// version 1, it is in its runtime's cgroup of the unified hierarchy.
 		if _, out := x.excluded(parent); !out && parent.Old && x.groups.Hybrid() {
-			p.verdicts[parent] = verdict{bpf.Verdict{Share: 1, Below: true}, ""}
+			p.verdicts[parent] = bpf.Verdict{Share: p.of(p.rest), Below: true}
 		}
 		for uid, place := range x.groups.PodsIn(parent) {
-			if s, ok := shares[uid]; ok {
+			if rate, ok := pods[uid]; ok {
 				there[uid] = true
-				x.judge(p, place, place, uid, s)
+				x.judge(p, place, place, rate)
 			}
 		}
 	}
@@ -238,9 +243,9 @@ func (x *selection) fill(p *plan, shares map[string]share, now time.Time) {
 	for place, containers := range met {
 		if c, ok := x.pods.FindIn(containers); ok {
 			// One that came meanwhile is a change that is heard of.
-			if s, ok := shares[c.Pod.UID]; ok {
+			if rate, ok := pods[c.Pod.UID]; ok {
 				there[c.Pod.UID] = true
-				x.judge(p, place, place.PodPlace(c.Pod.UID), c.Pod.UID, s)
+				x.judge(p, place, place.PodPlace(c.Pod.UID), rate)
 			}
 			continue
 		}
@@ -251,25 +256,28 @@ func (x *selection) fill(p *plan, shares map[string]share, now time.Time) {
 		pod := slices.ContainsFunc(containers, func(c workload.Identity) bool { return c.PodUID != "" })
 		if !x.set.Outside && !pod || !x.fits(place) {
 			x.leaveOut(p, place)
+		} else if hz := p.asked(place.Path); hz > 0 {
+			p.verdicts[place] = bpf.Verdict{Share: p.of(hz), Below: true}
 		}
 	}
-	x.wait(shares, there, now)
+	x.wait(p.frequencies, pods, there, now)
 }
 
 // judge says it of a place in a pod, and of the pod.
-func (x *selection) judge(p *plan, place, pod workload.Place, uid string, s share) {
+func (x *selection) judge(p *plan, place, pod workload.Place, rate int) {
 	if at, out := x.excluded(place); out {
 		p.verdicts[at] = nothingBelow
 		return
 	}
-	v := verdict{bpf.Verdict{Share: s.share, Below: true}, ""}
-	if s.rate > 0 {
-		p.rates[uid] = s.rate
-		v.uid = uid
-	}
-	p.verdicts[pod] = v
-	if s.share > 0 && place != pod && !x.fits(place) {
-		x.leaveOut(p, place)
+	for _, at := range []workload.Place{pod, place} {
+		switch hz := p.asked(at.Path); {
+		case rate > 0 && at != pod && !x.fits(at):
+			x.leaveOut(p, at)
+		case rate > 0 && hz > 0: // somebody asks for it: more than its own rate, too
+			p.verdicts[at] = bpf.Verdict{Share: p.of(max(hz, rate)), Below: true}
+		case at == pod:
+			p.verdicts[at] = bpf.Verdict{Share: p.of(rate), Below: true}
+		}
 	}
 }
 
@@ -300,24 +308,24 @@ func (x *selection) fits(place workload.Place) bool {
 // container of the other, which may be wanted: such are left out afterwards.
 func (x *selection) leaveOut(p *plan, place workload.Place) {
 	if place.Old || !x.groups.Hybrid() {
-		p.verdicts[place] = verdict{}
+		p.verdicts[place] = bpf.Verdict{}
 	}
 }
 
 // wait has pods looked for again whose cgroup is not there yet. Zero is the time
 // of those that were there.
-func (x *selection) wait(shares map[string]share, there map[string]bool, now time.Time) {
+func (x *selection) wait(r frequencies, pods map[string]int, there map[string]bool, now time.Time) {
 	for uid := range x.waiting {
-		if _, known := shares[uid]; !known {
+		if _, known := pods[uid]; !known {
 			delete(x.waiting, uid)
 		}
 	}
-	for uid, s := range shares {
+	for uid, rate := range pods {
 		since, ok := x.waiting[uid]
 		switch {
 		case there[uid]:
 			x.waiting[uid] = time.Time{}
-		case s.share == 1:
+		case rate == r.rest && len(r.raised) == 0:
 		case !ok:
 			x.waiting[uid] = now
 			x.soon(lookAgain)
@@ -327,16 +335,10 @@ func (x *selection) wait(shares map[string]share, there map[string]bool, now tim
 	}
 }
 
-// verdict is one that is to be installed, and the pod whose rate it makes.
-type verdict struct {
-	bpf.Verdict
-	uid string
-}
-
 // resolve finds the kernel's numbers of cgroups. Where all is wanted, there is
 // nothing to say.
-func (x *selection) resolve(p *plan) map[bpf.Cgroup]verdict {
-	some := false
+func (x *selection) resolve(p *plan) map[bpf.Cgroup]bpf.Verdict {
+	some := p.rest < p.hz
 	for _, v := range p.verdicts {
 		some = some || v.Share < 1
 	}
@@ -349,7 +351,7 @@ func (x *selection) resolve(p *plan) map[bpf.Cgroup]verdict {
 	if !some {
 		return nil
 	}
-	all := map[bpf.Cgroup]verdict{}
+	all := map[bpf.Cgroup]bpf.Verdict{}
 	for place, v := range p.verdicts {
 		if id, err := x.groups.ID(place); err == nil {
 			all[bpf.Cgroup{ID: id, Old: place.Old}] = v
@@ -385,10 +387,10 @@ func (x *selection) look() {
 	}
 }
 
-// install makes the table what it is to be. What does not fit is sampled, and left
-// out afterwards.
+// install makes the table what it is to be, at once. What does not fit is sampled,
+// and left out afterwards.
 func (x *selection) install(p *plan) {
-	want := x.resolve(p)
+	want := p.table
 	var failed error
 	var unified, old bool
 	for c := range x.installed {
@@ -398,21 +400,21 @@ func (x *selection) install(p *plan) {
 	}
 	installed := make(map[bpf.Cgroup]bpf.Verdict, len(want))
 	for c, v := range want {
-		if before, ok := x.installed[c]; !ok || before != v.Verdict {
-			if err := x.kernel.SetVerdict(c, v.Verdict); err != nil {
-				if !errors.Is(err, bpf.ErrVerdictsFull) || !x.said {
+		if before, ok := x.installed[c]; !ok || before != v {
+			if err := x.kernel.SetVerdict(c, v); err != nil { // it is sampled as others are
+				full := errors.Is(err, bpf.ErrVerdictsFull)
+				if !full || !x.full {
 					failed = errors.Join(failed, err)
 				}
-				x.said = true
-				delete(p.rates, v.uid) // it is sampled as others are
+				x.full = x.full || full
 				continue
 			}
 		}
-		installed[c] = v.Verdict
+		installed[c] = v
 		old, unified = old || c.Old, unified || !c.Old
 	}
-	x.installed, x.rates, x.owed = installed, p.rates, false
-	failed = errors.Join(failed, x.kernel.Select(unified, old))
+	x.installed, x.rest = installed, p.of(p.rest)
+	failed = errors.Join(failed, x.kernel.Select(unified, old, x.rest))
 	x.active.Store(len(installed) > 0)
 	if failed != nil {
 		x.failed(failed)
@@ -422,7 +424,7 @@ func (x *selection) install(p *plan) {
 // leftOut is how many cgroups are not sampled as others are.
 func (x *selection) leftOut() (n int) {
 	for _, v := range x.installed {
-		if v.Share < 1 {
+		if v.Share != x.rest {
 			n++
 		}
 	}

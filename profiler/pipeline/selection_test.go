@@ -2,12 +2,14 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,11 +25,19 @@ import (
 // table is the kernel's, with room for so many.
 type table struct {
 	room         int
+	broken       error // what it says to a verdict; nil: it takes it
 	set          map[bpf.Cgroup]bpf.Verdict
 	unified, old bool
+	rest         float64 // share of what no verdict is on
 }
 
+// at are the rates while nobody asks for more.
+func at(hz int) frequencies { return frequencies{hz: hz, rest: hz} }
+
 func (k *table) SetVerdict(c bpf.Cgroup, v bpf.Verdict) error {
+	if k.broken != nil {
+		return k.broken
+	}
 	if _, ok := k.set[c]; !ok && len(k.set) >= k.room {
 		return bpf.ErrVerdictsFull
 	}
@@ -40,8 +50,8 @@ func (k *table) DeleteVerdict(c bpf.Cgroup) error {
 	return nil
 }
 
-func (k *table) Select(unified, old bool) error {
-	k.unified, k.old = unified, old
+func (k *table) Select(unified, old bool, share float64) error {
+	k.unified, k.old, k.rest = unified, old, share
 	return nil
 }
 
@@ -110,7 +120,13 @@ func TestSelection(t *testing.T) {
 	pod := func(uid string) string { return "/kubepods/pod" + uid }
 	all := bpf.Verdict{Share: 1, Below: true}
 	none, own := bpf.Verdict{Below: true}, bpf.Verdict{}
-	fifth := bpf.Verdict{Share: 0.2, Below: true}
+	fifth, tenth, fiftieth := bpf.Verdict{Share: 0.2, Below: true}, bpf.Verdict{Share: 0.1, Below: true}, bpf.Verdict{Share: 0.02, Below: true}
+	raisedTo := func(hz int, cgroups ...string) raised {
+		return raised{hz, func(cgroup string) bool { return slices.Contains(cgroups, cgroup) }}
+	}
+	raise := func(cgroups ...string) frequencies {
+		return frequencies{1000, 100, []raised{raisedTo(1000, cgroups...)}}
+	}
 	for _, tt := range []struct {
 		name   string
 		set    Select
@@ -119,7 +135,7 @@ func TestSelection(t *testing.T) {
 		met    []string
 		hybrid bool
 		want   map[string]bpf.Verdict
-		rates  map[string]int
+		rates  frequencies // 100 Hz, where nothing is said
 	}{
 		{
 			name: "all is wanted", set: Select{Pod: notOut, Outside: true}, pods: somePods(uidIn),
@@ -138,7 +154,33 @@ func TestSelection(t *testing.T) {
 		{
 			name: "a rate of its own", set: Select{Outside: true}, pods: somePods(uidIn, uidSlow),
 			groups: []string{"/kubepods", pod(uidIn), pod(uidSlow)},
-			want:   map[string]bpf.Verdict{pod(uidIn): all, pod(uidSlow): fifth}, rates: map[string]int{uidSlow: 20},
+			want:   map[string]bpf.Verdict{pod(uidIn): all, pod(uidSlow): fifth},
+		},
+		{
+			name: "a unit is recorded at ten times the rate", set: Select{Outside: true}, pods: somePods(uidIn, uidSlow), rates: raise("/a.service"),
+			groups: []string{"/kubepods", pod(uidIn), pod(uidSlow)}, met: []string{"/a.service", "/b.service"},
+			want: map[string]bpf.Verdict{"/a.service": all, pod(uidIn): tenth, pod(uidSlow): fiftieth},
+		},
+		{
+			name: "a pod with a rate of its own is recorded, one that is not wanted stays out", set: Select{Pod: notOut, Outside: true},
+			pods: somePods(uidIn, uidSlow, uidOut), rates: raise(pod(uidSlow), pod(uidOut)),
+			groups: []string{"/kubepods", pod(uidIn), pod(uidSlow), pod(uidOut)},
+			want:   map[string]bpf.Verdict{pod(uidIn): tenth, pod(uidSlow): all, pod(uidOut): none},
+		},
+		{
+			name: "a container is recorded, not the other of its pod", set: Select{Outside: true}, pods: somePods(uidIn), rates: raise(pod(uidIn) + "/" + cid),
+			groups: []string{"/kubepods", pod(uidIn)}, met: []string{pod(uidIn) + "/" + cid, pod(uidIn) + "/" + cid[1:] + "0"},
+			want: map[string]bpf.Verdict{pod(uidIn): tenth, pod(uidIn) + "/" + cid: all},
+		},
+		{
+			name: "two are recorded, at rates of their own", set: Select{Outside: true}, rates: frequencies{1000, 100, []raised{raisedTo(1000, "/a"), raisedTo(500, "/a", "/b")}},
+			met:  []string{"/a", "/b", "/c"},
+			want: map[string]bpf.Verdict{"/a": all, "/b": {Share: 0.5, Below: true}},
+		},
+		{
+			name: "what is recorded is left out by its path", rates: raise("/a/b"), groups: []string{"/a"}, met: []string{"/a/b"},
+			set:  Select{Outside: true, Cgroup: func(path string) (bool, bool) { return path == "/", path != "/" }},
+			want: map[string]bpf.Verdict{"/a": none},
 		},
 		{
 			name: "a rate, and no cgroup", set: Select{Outside: true}, pods: somePods(uidSlow), groups: []string{"/kubepods"},
@@ -182,8 +224,11 @@ func TestSelection(t *testing.T) {
 			for _, s := range tt.met {
 				x.meet(place(s))
 			}
+			if tt.rates.hz == 0 {
+				tt.rates = at(100)
+			}
 			for range 2 { // the second time changes nothing
-				x.install(x.plan(100, time.Now()))
+				x.install(x.plan(tt.rates, time.Now()))
 				got := map[string]bpf.Verdict{}
 				for p, id := range groups.ids {
 					if v, ok := k.set[bpf.Cgroup{ID: id, Old: p.Old}]; ok {
@@ -197,11 +242,8 @@ func TestSelection(t *testing.T) {
 					t.Errorf("%d verdicts (-got +want):\n%s", len(k.set), diff)
 				}
 			}
-			if tt.rates == nil {
-				tt.rates = map[string]int{}
-			}
-			if diff := cmp.Diff(x.rates, tt.rates); diff != "" {
-				t.Errorf("rates (-got +want):\n%s", diff)
+			if want := float64(tt.rates.rest) / float64(tt.rates.hz); k.rest != want {
+				t.Errorf("of all others %v is taken, want %v", k.rest, want)
 			}
 			if some := len(tt.want) > 0; (k.unified || k.old) != some || x.active.Load() != some {
 				t.Errorf("the kernel looks: %v, %v", k.unified, k.old)
@@ -210,8 +252,7 @@ func TestSelection(t *testing.T) {
 	}
 }
 
-// TestSelectionFollows: what changes is changed in the table, and whatever changes
-// a pod's rate is known before it does.
+// TestSelectionFollows: what changes is changed in the table.
 func TestSelectionFollows(t *testing.T) {
 	place := workload.Place{Path: "/kubepods/pod" + uidSlow}
 	groups := groupFiles{ids: map[workload.Place]uint64{{Path: "/kubepods"}: 1}}
@@ -219,40 +260,36 @@ func TestSelectionFollows(t *testing.T) {
 	pods := somePods()
 	x := newSelection(k, groups, pods, Select{Outside: true}, func(err error) { t.Error(err) })
 	now := time.Now()
-	step := func(what string, hz int, wantAgain bool, want bpf.Verdict, wantRate int) {
+	step := func(what string, hz int, want bpf.Verdict) {
 		t.Helper()
 		now = now.Add(time.Second)
-		p := x.plan(hz, now)
-		if p.again[uidSlow] != wantAgain {
-			t.Errorf("%s: the rate is another one: %v, want %v", what, p.again, wantAgain)
-		}
-		x.install(p)
-		if got := k.set[bpf.Cgroup{ID: groups.ids[place]}]; got != want || x.rates[uidSlow] != wantRate {
-			t.Errorf("%s: %+v at %d Hz, want %+v at %d", what, got, x.rates[uidSlow], want, wantRate)
+		x.install(x.plan(at(hz), now))
+		if got := k.set[bpf.Cgroup{ID: groups.ids[place]}]; got != want {
+			t.Errorf("%s: %+v, want %+v", what, got, want)
 		}
 	}
 	nothing := bpf.Verdict{}
-	step("no pod", 100, false, nothing, 0)
+	step("no pod", 100, nothing)
 	pods.Set(&workload.Pod{UID: uidSlow, Annotations: map[string]string{workload.FrequencyAnnotation: "20"}}, now)
-	step("no cgroup yet", 100, false, nothing, 0)
+	step("no cgroup yet", 100, nothing)
 	if x.due.IsZero() {
 		t.Error("the cgroup is not looked for again")
 	}
 	groups.ids[place] = 7
-	step("the cgroup", 100, true, bpf.Verdict{Share: 0.2, Below: true}, 20)
-	step("nothing new", 100, false, bpf.Verdict{Share: 0.2, Below: true}, 20)
-	step("another rate for all", 40, false, bpf.Verdict{Share: 0.5, Below: true}, 20)
-	step("one that is lower", 10, true, nothing, 0)
-	step("the first", 100, true, bpf.Verdict{Share: 0.2, Below: true}, 20)
+	step("the cgroup", 100, bpf.Verdict{Share: 0.2, Below: true})
+	step("nothing new", 100, bpf.Verdict{Share: 0.2, Below: true})
+	step("another rate for all", 40, bpf.Verdict{Share: 0.5, Below: true})
+	step("one that is lower", 10, nothing)
+	step("the first", 100, bpf.Verdict{Share: 0.2, Below: true})
 	pods.Set(&workload.Pod{UID: uidSlow, Annotations: map[string]string{workload.FrequencyAnnotation: "25"}}, now)
-	step("another annotation", 100, true, bpf.Verdict{Share: 0.25, Below: true}, 25)
+	step("another annotation", 100, bpf.Verdict{Share: 0.25, Below: true})
 	pods.Set(&workload.Pod{UID: uidSlow, Annotations: map[string]string{workload.FrequencyAnnotation: "often"}}, now)
-	step("no annotation that is understood", 100, true, nothing, 0)
+	step("no annotation that is understood", 100, nothing)
 	pods.Set(&workload.Pod{UID: uidSlow, Annotations: map[string]string{workload.FrequencyAnnotation: "20"}}, now)
-	step("the first annotation", 100, true, bpf.Verdict{Share: 0.2, Below: true}, 20)
+	step("the first annotation", 100, bpf.Verdict{Share: 0.2, Below: true})
 	delete(groups.ids, place)
 	pods.Remove(uidSlow, now)
-	step("the pod has ended: samples of it may be in the window", 100, false, nothing, 20)
+	step("the pod has ended: samples of it may be in the window", 100, nothing)
 	if len(k.set) > 0 || k.unified {
 		t.Errorf("left of it: %+v", k)
 	}
@@ -277,7 +314,7 @@ func TestSelectionOfUnitsThatStartAgain(t *testing.T) {
 		if x.meet(unit); !fresh() {
 			t.Errorf("cgroup %d is not looked at", id)
 		}
-		x.install(x.plan(97, time.Now()))
+		x.install(x.plan(at(97), time.Now()))
 		if _, ok := k.set[bpf.Cgroup{ID: id}]; !ok || len(k.set) != 1 {
 			t.Errorf("of cgroup %d: %v", id, k.set)
 		}
@@ -286,7 +323,7 @@ func TestSelectionOfUnitsThatStartAgain(t *testing.T) {
 		}
 	}
 	delete(groups.ids, unit)
-	x.install(x.plan(97, time.Now()))
+	x.install(x.plan(at(97), time.Now()))
 	if len(k.set) > 0 || len(x.met) > 0 {
 		t.Errorf("a cgroup that is gone is kept: %v, %v", k.set, x.met)
 	}
@@ -300,11 +337,19 @@ func TestSelectionIsBounded(t *testing.T) {
 	k := &table{room: 0, set: map[bpf.Cgroup]bpf.Verdict{}}
 	x := newSelection(k, groups, somePods(uidSlow), Select{Outside: true}, func(error) { said++ })
 	for range 3 {
-		x.install(x.plan(97, time.Now()))
+		x.install(x.plan(at(97), time.Now()))
 	}
-	if said != 1 || len(x.rates) > 0 {
-		t.Errorf("said %d times, rates %v", said, x.rates)
+	if said != 1 {
+		t.Errorf("said %d times", said)
 	}
+	k.broken = errors.New("another error")
+	for range 3 {
+		x.install(x.plan(at(97), time.Now()))
+	}
+	if said != 4 {
+		t.Errorf("another error was said %d times, want 3", said-1)
+	}
+	k.broken = nil
 	for i := range maxMet + 10 {
 		p := workload.Place{Path: fmt.Sprint("/", i)}
 		groups.ids[p] = uint64(i + 10)

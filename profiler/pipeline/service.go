@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -59,7 +60,8 @@ type ServiceConfig struct {
 	Health *telemetry.Health
 }
 
-// Segment is what was sampled between two moments at one rate.
+// Segment is what was sampled between two moments while events fired at one rate,
+// which is that of its profiles unless a share was taken of their samples.
 type Segment struct {
 	Seq       uint64
 	Start     time.Time
@@ -116,13 +118,14 @@ type Service struct {
 
 	// Of the loop.
 	budget    *cpuBudget
-	hz        int
+	rates     frequencies
 	start     time.Time // of the current segment
 	seq       uint64    // of the current segment
 	lost      uint64    // samples lost up to the current segment
 	filtered  uint64    // samples left out in the kernel up to it
 	final     bool      // the sampler has ended
 	lastCost  cost
+	lastTaken taken
 	memory    *memory
 	recording map[*recorder]bool
 
@@ -144,7 +147,6 @@ type Service struct {
 type segment struct {
 	Segment
 	window *aggregate.Window
-	rates  map[string]int // of pods that have one of their own
 }
 
 // ServiceStats count what a service did since it was started.
@@ -256,18 +258,18 @@ func (s *Service) Run(ctx context.Context) error {
 	defer s.groups.Close()
 	defer s.engine.close()
 	defer close(s.ended)
-	s.hz = s.budget.rate
+	s.rates = frequencies{hz: s.budget.rate, rest: s.budget.rate}
 	s.lastCost = s.measure()
-	s.install(s.selection.plan(s.hz, time.Now()))
-	if err := s.attach(ctx, s.hz); err != nil {
+	s.selectAnew()
+	if err := s.attach(ctx, s.rates.hz); err != nil {
 		return err
 	}
 	s.event = s.kernel.Event().String()
 	s.start = time.Now()
 	s.mu.Lock()
-	s.stats.Started, s.stats.Frequency = s.start, s.hz
+	s.stats.Started, s.stats.Frequency = s.start, s.rates.hz
 	s.mu.Unlock()
-	s.cfg.Log.Info("sampling", "event", s.event, "hz", s.hz, "cpus", s.cpus, "window", s.cfg.Window)
+	s.cfg.Log.Info("sampling", "event", s.event, "hz", s.rates.hz, "cpus", s.cpus, "window", s.cfg.Window)
 	close(s.ready)
 
 	named := make(chan struct{})
@@ -327,17 +329,8 @@ func (s *Service) loop(ctx context.Context) error {
 	}
 }
 
-// selectAnew brings the kernel's table of cgroups up to date. Where a pod gets
-// another rate the segment ends, so that every profile has one.
-func (s *Service) selectAnew() {
-	p := s.selection.plan(s.hz, time.Now())
-	if len(p.again) > 0 && !s.cut(false) {
-		s.selection.owed = true
-		s.selection.soon(tryAgain)
-		return
-	}
-	s.install(p)
-}
+// selectAnew brings the kernel's table of cgroups up to date.
+func (s *Service) selectAnew() { s.install(s.selection.plan(s.rates, time.Now())) }
 
 func (s *Service) install(p *plan) {
 	s.selection.install(p)
@@ -364,9 +357,6 @@ func (s *Service) cut(last bool) bool {
 		return false
 	}
 	s.hand(w, last)
-	if s.selection.owed { // a segment begins, and there was no room for one before
-		s.install(s.selection.plan(s.hz, time.Now()))
-	}
 	return true
 }
 
@@ -386,9 +376,9 @@ func (s *Service) hand(w *aggregate.Window, last bool) {
 	now := time.Now()
 	lost, filtered := s.lostSoFar()
 	s.segments <- &segment{Segment{
-		Seq: s.seq, Start: s.start, Duration: now.Sub(s.start), Frequency: s.hz, Last: last,
+		Seq: s.seq, Start: s.start, Duration: now.Sub(s.start), Frequency: s.rates.hz, Last: last,
 		Lost: lost - s.lost, Filtered: filtered - s.filtered, Early: filtered - s.filtered,
-	}, w, s.selection.rates}
+	}, w}
 	s.start, s.lost, s.filtered = now, lost, filtered
 	s.seq++
 }
@@ -416,7 +406,7 @@ func (s *Service) lostSoFar() (lost, filtered uint64) {
 func (s *Service) keepToBudget() {
 	now := s.measure()
 	spent := now.since(s.lastCost, s.cpus)
-	spent.hz = s.hz
+	spent.hz = s.sampled()
 	s.lastCost = now
 	s.count(func(st *ServiceStats) {
 		st.CPUShare, st.CPUBudget, st.AgentCPU, st.BPFTime = spent.all, s.budget.limit, now.agent, now.bpf
@@ -426,28 +416,72 @@ func (s *Service) keepToBudget() {
 		spent.all = min(spent.all, s.budget.limit)
 	}
 	s.budget.observe(spent)
-	s.setRate(s.rate())
+	s.setRates(s.dueRates())
 	unmet := s.budget.unmet()
 	if unmet && !s.stats.CPUUnmet {
-		s.cfg.Log.Warn("the CPU budget is passed, and fewer samples would not help: the rate is held", "hz", fmt.Sprint(s.hz),
+		s.cfg.Log.Warn("the CPU budget is passed, and fewer samples would not help: the rate is held", "hz", fmt.Sprint(s.rates.rest),
 			"cpu share", s.budget.mean(s.budget.window).all, "cpu budget", s.budget.limit, "fix", "raise --cpu.budget, or leave out processes that come and go")
 	}
 	s.count(func(st *ServiceStats) { st.CPUUnmet = unmet })
 }
 
-// setRate changes the rate; the segment ends, so that every profile has one.
-func (s *Service) setRate(hz int) {
-	if hz == s.hz || !s.cut(false) {
+// setRates changes the rates. Where events are to fire at another one the segment
+// ends, so that a share is always one of the same rate.
+func (s *Service) setRates(r frequencies) {
+	before := s.rates
+	if r.hz == before.hz && r.rest == before.rest && len(r.raised)+len(before.raised) == 0 {
 		return
 	}
-	if err := s.kernel.SetFrequency(hz); err != nil {
-		s.failed(err)
+	p := s.selection.plan(r, time.Now()) // it takes longer than to install it, and meanwhile the shares are others'
+	if r.hz != before.hz {
+		if !s.cut(false) {
+			return
+		}
+		if err := s.kernel.SetFrequency(r.hz); err != nil {
+			s.failed(err)
+		}
+	}
+	s.rates = r
+	s.install(p)
+	if r.hz == before.hz && r.rest == before.rest {
+		return
 	}
 	// As text: changes of other figures alone would be folded.
-	s.cfg.Log.Info("sampling rate changed", "from", fmt.Sprint(s.hz), "to", fmt.Sprint(hz), "asked for", s.cfg.Frequency, "cpu share", s.stats.CPUShare)
-	s.hz = hz
-	s.install(s.selection.plan(hz, time.Now()))
-	s.count(func(st *ServiceStats) { st.RateChanges++; st.Frequency = hz })
+	s.cfg.Log.Info("sampling rate changed", "from", fmt.Sprint(before.rest), "to", fmt.Sprint(r.rest), "raised to", fmt.Sprint(r.hz),
+		"asked for", s.cfg.Frequency, "cpu share", s.stats.CPUShare)
+	s.count(func(st *ServiceStats) { st.RateChanges++; st.Frequency = r.rest })
+}
+
+// taken are samples up to a moment, and those of them that were left out in the
+// kernel.
+type taken struct{ all, filtered uint64 }
+
+// sampled is the rate that samples of the last second cost as much as. What is
+// recorded at a raised rate would cost less at that of all others.
+func (s *Service) sampled() int {
+	r := s.rates
+	if len(r.raised) == 0 {
+		return r.hz
+	}
+	c, err := s.kernel.Counters()
+	if err != nil {
+		return r.rest // the cost is held against all
+	}
+	before := s.lastTaken
+	s.lastTaken = taken{c.Samples, c.Filtered}
+	return r.equivalent(taken{c.Samples - before.all, c.Filtered - before.filtered})
+}
+
+// equivalent is the rate at which all would have been walked as often: of the rest
+// one in times was, of what is raised each.
+func (r frequencies) equivalent(t taken) int {
+	times := float64(r.hz) / float64(r.rest)
+	walked := float64(t.all - min(t.filtered, t.all))
+	if times <= 1 || walked == 0 {
+		return r.hz
+	}
+	rest := min(float64(t.filtered)/(times-1), walked)
+	return int(math.Round(float64(r.rest) * walked / (rest + (walked-rest)/times)))
 }
 
 func (s *Service) count(fn func(*ServiceStats)) {
@@ -494,7 +528,7 @@ func (s *Service) Apply(ctx context.Context, set Settings) error {
 		s.budget.reset(set.CPUBudget, set.Frequency)
 		s.memory.reset(set.MemoryBudget)
 		s.selection.set = set.selects()
-		s.setRate(s.rate())
+		s.setRates(s.dueRates())
 		s.selectAnew()
 	})
 }

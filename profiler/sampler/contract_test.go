@@ -18,7 +18,7 @@ func TestRecordsAreLaidOutAsInC(t *testing.T) {
 	want := map[string]layout{
 		"klp_header": {
 			"": headerBytes, "kind": 0, "stop": 1, "flags": 2, "kernel_frames": 4, "user_frames": 6, "pid": 8, "tid": 12,
-			"hash": 16, "ktime_ns": 24, "started_ns": 32, "cgroups": 40, "comm": 56, "thread": 72,
+			"hash": 16, "ktime_ns": 24, "started_ns": 32, "cgroups": 40, "comm": 56, "thread": 72, "share": 88,
 		},
 		"klp_regs": {"": regsBytes, "pc": 0, "sp": 8, "fp": 16, "lr": 24, "r": 32},
 		"klp_copy": {

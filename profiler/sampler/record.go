@@ -19,6 +19,7 @@ type Stack struct {
 	Thread  profiler.TID // of this very sample
 	Comm    [16]byte     // of the process
 	Name    [16]byte     // of the thread
+	Share   uint32       // of such samples that was taken, of 2^32; bpf.ShareAll: all
 	Stop    profiler.Stop
 	Counted bool     // the kernel side counts further samples of this stack
 	Kernel  []uint64 // addresses, leaf first
@@ -59,7 +60,7 @@ const (
 	flagLeaf      = 4
 	flagRegisters = 8
 
-	headerBytes = 88
+	headerBytes = 96
 	madePath    = 16 // where the path of a cgroup begins
 	regsBytes   = 8 * (4 + 32)
 	copyLength  = headerBytes + regsBytes
@@ -89,6 +90,7 @@ func decode(raw []byte, words []uint64, byThread bool) (c Copy, isCopy bool, res
 	c.Process = Process{c.Key.PID, order.Uint64(raw[32:]), [2]uint64{order.Uint64(raw[40:]), order.Uint64(raw[48:])}}
 	copy(c.Comm[:], raw[56:72])
 	copy(c.Name[:], raw[72:88])
+	c.Share = order.Uint32(raw[88:])
 	c.Counted = flags&flagCounted != 0
 
 	from := headerBytes
@@ -138,11 +140,11 @@ func decodeMade(raw []byte) (c bpf.Cgroup, path string, err error) {
 }
 
 // hash is what the kernel side computes for a finished stack: klp_mix over the
-// name of the process, when it was started, its cgroups, all frames, and the
-// reason why the walk ended.
+// name of the process, when it was started, the share, its cgroups, all frames, and
+// the reason why the walk ended.
 func hash(s *Stack) uint64 {
 	h := mix(mix(0, order.Uint64(s.Comm[:])), order.Uint64(s.Comm[8:]))
-	for _, w := range [...]uint64{s.Process.Started, s.Process.Cgroups[0], s.Process.Cgroups[1]} {
+	for _, w := range [...]uint64{s.Process.Started, uint64(s.Share), s.Process.Cgroups[0], s.Process.Cgroups[1]} {
 		h = mix(h, w)
 	}
 	for _, w := range s.Kernel {

@@ -26,6 +26,7 @@ func stackRecord(flags byte, stop profiler.Stop, kernel, user []uint64) []byte {
 	order.PutUint64(raw[48:], 45)
 	copy(raw[56:], "comm")
 	copy(raw[72:], "thread")
+	order.PutUint32(raw[88:], 46)
 	for _, w := range append(slices.Clone(kernel), user...) {
 		raw = order.AppendUint64(raw, w)
 	}
@@ -56,7 +57,7 @@ func TestDecodeStack(t *testing.T) {
 		want := Stack{
 			Key: Key{Hash: 0x1122334455667788, PID: 41}, Process: Process{41, 43, [2]uint64{44, 45}},
 			Thread: 42, Comm: [16]byte{'c', 'o', 'm', 'm'}, Name: [16]byte{'t', 'h', 'r', 'e', 'a', 'd'},
-			Stop: profiler.StopRoot, Counted: true, Kernel: []uint64{1, 2}, User: []uint64{3, 4, 5},
+			Share: 46, Stop: profiler.StopRoot, Counted: true, Kernel: []uint64{1, 2}, User: []uint64{3, 4, 5},
 		}
 		if byThread {
 			want.Key.TID = 42
@@ -139,6 +140,10 @@ func TestHashTellsProcessesApart(t *testing.T) {
 		if other.Process = p; hash(&other) == hash(&one) {
 			t.Errorf("%s has the same hash", name)
 		}
+	}
+	thinned := one
+	if thinned.Share = 5; hash(&thinned) == hash(&one) {
+		t.Error("a sample that stands for more has the same hash")
 	}
 }
 

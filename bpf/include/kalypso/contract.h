@@ -160,7 +160,7 @@ enum klp_record_kind {
 /*
  * PIDs are given again and processes change their cgroup, so a sample says when
  * its process was started and which cgroups its task is in, by KLP_HIERARCHY_…;
- * 0: none. They are part of the hash.
+ * 0: none. They are part of the hash, and so is what the sample stands for.
  */
 struct klp_header {
 	__u8 kind;
@@ -177,8 +177,10 @@ struct klp_header {
 	__u64 cgroups[KLP_HIERARCHIES];
 	char comm[16]; /* of the process */
 	char thread[16];
+	__u32 share; /* of such samples that is taken: see struct klp_verdict */
+	__u32 pad2;
 };
-_Static_assert(sizeof(struct klp_header) == 88, "klp_header");
+_Static_assert(sizeof(struct klp_header) == 96, "klp_header");
 
 /* Kernel frames, then user frames, both leaf first. */
 struct klp_stack {

@@ -20,8 +20,12 @@ enum klp_subsystems {
 	KLP_SUBSYSTEM_PIDS,
 };
 
-/* Hierarchies that there are verdicts in: bits by KLP_HIERARCHY_… */
+/* Hierarchies that there are verdicts in: bits by KLP_HIERARCHY_…; and whether there is a share. */
 __u32 klp_selecting;
+#define KLP_SELECTING_SHARE (1 << KLP_HIERARCHIES)
+
+/* What is taken of samples that no verdict is on. */
+__u32 klp_share = KLP_VERDICT_ALL;
 
 /* The nearest verdict upwards from a cgroup. */
 static __always_inline struct klp_verdict *klp_verdict_on(struct cgroup *cgroup, __u32 hierarchy)
@@ -79,23 +83,25 @@ static __always_inline void klp_cgroups_of(struct task_struct *task, __u64 *ids)
 }
 
 /*
- * Whether a sample of a task is taken. The old hierarchy goes first: where there
- * are both, older runtimes have containers in it alone, and in the unified one
- * these are in their runtime's own cgroup.
+ * Whether a sample of a task is taken: the share that is, or 0. The old hierarchy
+ * goes first: where there are both, older runtimes have containers in it alone, and
+ * in the unified one these are in their runtime's own cgroup.
  */
-static __always_inline int klp_selected(struct task_struct *task)
+static __always_inline __u32 klp_taken(struct task_struct *task)
 {
 	struct css_set *set = task->cgroups;
 	struct klp_verdict *v = NULL;
+	__u32 share;
 
 	if (klp_selecting & 1 << KLP_HIERARCHY_OLD)
 		v = klp_verdict_on(klp_old_cgroup(set), KLP_HIERARCHY_OLD);
 	if (!v && klp_selecting & 1 << KLP_HIERARCHY_UNIFIED)
 		v = klp_verdict_on(set->dfl_cgrp, KLP_HIERARCHY_UNIFIED);
-	if (!v || v->share == KLP_VERDICT_ALL)
-		return 1;
+	share = v ? v->share : klp_share;
+	if (!share || share == KLP_VERDICT_ALL)
+		return share;
 	/* By chance and not in turn: nothing is shared between CPUs, nothing marches in step. */
-	return v->share && bpf_get_prandom_u32() < v->share;
+	return bpf_get_prandom_u32() < share ? share : 0;
 }
 
 #endif

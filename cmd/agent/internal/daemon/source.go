@@ -18,8 +18,8 @@ import (
 type source struct{ d *daemon }
 
 // Record implements api.Source.
-func (s source) Record(ctx context.Context, d time.Duration, hz int) ([]api.Segment, error) {
-	list, err := s.d.service.Record(ctx, d, hz)
+func (s source) Record(ctx context.Context, d time.Duration, hz int, f api.Filter) ([]api.Segment, error) {
+	list, err := s.d.service.Record(ctx, d, hz, f.Target())
 	if errors.Is(err, pipeline.ErrBehind) {
 		err = errors.Join(api.ErrBusy, err)
 	}
