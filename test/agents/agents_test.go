@@ -90,6 +90,7 @@ func TestAgents(t *testing.T) {
 	b.kubectl(t, "-n", "shop", "delete", "pod", "-l", "app=checkout", "--wait=false")
 	b.pass(t, 2*window)
 	used := b.bursts(t)
+	t.Run("labels of the chart act without a restart", func(t *testing.T) { b.live(t) })
 	when.away = b.outage(t)
 	when.drained = b.drain(t)
 	b.install(t, "kubelet")
@@ -99,6 +100,7 @@ func TestAgents(t *testing.T) {
 
 	all := b.profiles(t)
 	t.Run("every sample of a pod has its names", func(t *testing.T) { b.named(t, all, when) })
+	t.Run("labels that came while the agents ran are on what they took", func(t *testing.T) { labelled(t, all) })
 	t.Run("pods are sampled as they ask", func(t *testing.T) { b.asked(t, all, when.chosen) })
 	t.Run("shares are right", func(t *testing.T) { shared(t, all) })
 	t.Run("short containers are accounted to their pods", func(t *testing.T) { b.short(t, all, used) })
@@ -135,11 +137,16 @@ func (b *bench) tell(t *testing.T) {
 	}
 }
 
-// install installs the agents, or changes how they learn of pods.
-func (b *bench) install(t *testing.T, source string) {
+// install installs the agents, or changes how they learn of pods; more are lines of
+// settings of theirs.
+func (b *bench) install(t *testing.T, source string, more ...string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "kalypso.yaml")
-	if err := os.WriteFile(file, fmt.Appendf(nil, settings, source), 0o600); err != nil {
+	text := fmt.Appendf(nil, settings, source)
+	for _, line := range more {
+		text = fmt.Appendf(text, "  %s\n", line)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := b.ctl(t, "install", "agent", "--yes", "--no-verify", "--timeout", limit.String(), "--file", file)

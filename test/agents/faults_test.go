@@ -3,6 +3,7 @@ package agents
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -10,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kalypso-dev/kalypso/exporter/otlp/otlptest"
 )
 
 // span is from one moment to another.
@@ -33,6 +36,54 @@ func (b *bench) choose(t *testing.T) span {
 	b.kubectl(t, "-n", "shop", "annotate", "pod", "store-0", "profiles.kalypso.io/enabled-")
 	b.kubectl(t, "-n", "shop", "annotate", "pod", "-l", "app=probe", "profiles.kalypso.io/frequency-")
 	return span{began, ended}
+}
+
+// liveLabel is given to profiles while the agents run.
+const liveLabel = "stage"
+
+// live changes a setting that agents take in while they run, and waits until both
+// have: their kubelets bring the file, which takes about a minute.
+func (b *bench) live(t *testing.T) {
+	t.Helper()
+	before := b.truth.agents()
+	b.install(t, "api", "labels: {"+liveLabel+": live}")
+	began := time.Now()
+	b.until(t, "both agents have read their settings again", func(context.Context) error {
+		logged, err := b.truth.logged("settings are reloaded")
+		if err != nil {
+			return err
+		}
+		told := 0
+		for _, lines := range logged {
+			if len(lines) > 0 {
+				told++
+			}
+		}
+		if told != 2 {
+			return fmt.Errorf("%d have", told)
+		}
+		return nil
+	})
+	t.Logf("after %s", time.Since(began).Round(time.Second))
+	if now := b.truth.agents(); !slices.Equal(before, now) {
+		t.Errorf("the agents were %v and are %v", before, now)
+	}
+	b.pass(t, 2*window)
+}
+
+// labelled looks for the label that came while the agents ran.
+func labelled(t *testing.T, all []otlptest.Profile) {
+	t.Helper()
+	nodes := map[string]uint64{}
+	for i := range all {
+		if all[i].Attributes[liveLabel] == "live" {
+			nodes[all[i].Attributes["host.name"]] += all[i].Samples()
+		}
+	}
+	t.Logf("samples with it by node: %v", nodes)
+	if len(nodes) != 2 {
+		t.Errorf("samples with the label by node: %v", nodes)
+	}
 }
 
 // away is how long nobody answers.

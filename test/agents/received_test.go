@@ -3,6 +3,7 @@ package agents
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -53,7 +54,7 @@ func (b *bench) named(t *testing.T, all []otlptest.Profile, when periods) {
 	say := func(p *otlptest.Profile, format string, args ...any) {
 		wrong[fmt.Sprintf(format, args...)] += p.Samples()
 	}
-	var of struct{ named, nameless, without, foreign, host uint64 }
+	var of struct{ named, nameless, without, foreign, host, lost uint64 }
 	met := map[string]bool{} // by the start of the pod's name
 	for i := range all {
 		p := &all[i]
@@ -71,6 +72,10 @@ func (b *bench) named(t *testing.T, all []otlptest.Profile, when periods) {
 			b.sandbox(p, say)
 		case !known:
 			of.host += p.Samples()
+			if n := ofPods(p); n > 0 {
+				of.lost += n
+				say(p, "%d samples of containers' programs, at the host: %v", n, a)
+			}
 		case ran.Node != node && (claimed || a["k8s.node.name"] != "" || a["k8s.namespace.name"] != ""):
 			say(p, "%s claims %s of %s: %v", node, ran.Pod, ran.Node, a)
 		case ran.Node != node:
@@ -107,8 +112,8 @@ func (b *bench) named(t *testing.T, all []otlptest.Profile, when periods) {
 	for what, n := range wrong {
 		t.Errorf("%d samples: %s", n, what)
 	}
-	t.Logf("%d samples have the names of their pod, %d of them not that of a container that had just been made; %d of the outage have none, %d are of the other node's containers, %d of no container",
-		of.named, of.nameless, of.without, of.foreign, of.host)
+	t.Logf("%d samples have the names of their pod, %d of them not that of a container that had just been made; %d of the outage have none, %d are of the other node's containers, %d of no container, %d of them of containers' programs",
+		of.named, of.nameless, of.without, of.foreign, of.host, of.lost)
 	// Where the machine is busy a kubelet tells of a container late.
 	if of.nameless > of.named/100 {
 		t.Errorf("%d samples of %d have no container's name", of.nameless, of.named)
@@ -118,10 +123,28 @@ func (b *bench) named(t *testing.T, all []otlptest.Profile, when periods) {
 	}
 }
 
+// ofPods is how many samples are of programs that run in containers only: they have
+// a function that no other program of this machine has, the test's own least of all.
+func ofPods(p *otlptest.Profile) (n uint64) {
+	functions := []string{"hot_child"} // of burst
+	for _, of := range shares() {
+		functions = slices.AppendSeq(functions, maps.Keys(of))
+	}
+	for i := range p.Stacks {
+		if slices.ContainsFunc(functions, p.Stacks[i].Runs) {
+			n += p.Stacks[i].Count
+		}
+	}
+	return n
+}
+
 // sandbox is a container that no status tells of. Its samples have the names of
 // the pod on the same node, and no container's.
 func (b *bench) sandbox(p *otlptest.Profile, say func(*otlptest.Profile, string, ...any)) {
 	a := p.Attributes
+	if n := ofPods(p); n > 0 {
+		say(p, "%d samples of a container's program, in a sandbox: %v", n, a)
+	}
 	if a["k8s.container.name"] != "" {
 		say(p, "container %s of %s, of which the node does not know", a["k8s.container.name"], a["k8s.pod.name"])
 	}

@@ -31,13 +31,11 @@ func verbs(t *testing.T, b *bench) {
 		if !strings.HasPrefix(r.stdout.String(), "deploy/checkout (2 pods on 2 nodes)") {
 			t.Errorf("it is of something else")
 		}
-		row := rows(r.text())[0]
-		// A few hundred samples: chance takes or gives as much again.
-		near(t, "hottest function", row.name, row.self, "hot_60", 60, 8)
+		b.hottest(t, first, r)
 		r = b.ctl(t, "profile", "deploy/checkout", "-n", "shop", "-d", "5s", "-F", "997", "-o", first)
 		r.code(t, 0)
 		t.Logf("%s\n%s", r.took, r.text())
-		row = rows(r.text())[0]
+		row := rows(r.text())[0]
 		near(t, "hottest function", row.name, row.self, "hot_60", 60, 3)
 		out, err := exec.Command("go", "tool", "pprof", "-top", first).CombinedOutput()
 		if err != nil {
@@ -90,6 +88,14 @@ func verbs(t *testing.T, b *bench) {
 		t.Log(r.text())
 		row := rows(r.text())[0]
 		near(t, "hottest function", row.name, row.self, "hot_60", 60, 3)
+		processes := b.ctl(t, "top", "deploy/checkout", "-n", "shop", "--by", "process")
+		processes.code(t, 0)
+		t.Log(processes.text())
+		for _, want := range []string{"  node-1  chain-shared (checkout)", "  node-2  chain-shared (checkout)"} {
+			if !strings.Contains(processes.text(), want) {
+				t.Errorf("processes do not have %q", want)
+			}
+		}
 		pods := b.ctl(t, "top", "--by", "pod")
 		pods.code(t, 0)
 		t.Log(pods.text())
@@ -109,6 +115,37 @@ func verbs(t *testing.T, b *bench) {
 	})
 	t.Run("ui", func(t *testing.T) { ui(t, b) })
 }
+
+// enough is so many samples that chance takes or gives less than 3 points: they are
+// taken at even times of rounds of 50 ms, so that it is half of what it is of a dice
+// (one standard deviation of 400: 1.2 points).
+const enough = 400
+
+// hottest holds the hottest function of checkout against what it is, to 3 points of
+// what was asked once; on a machine that is so busy that the pods hardly run, of what
+// comes together by asking again.
+func (b *bench) hottest(t *testing.T, file string, r *run) {
+	t.Helper()
+	var self, samples float64
+	for range 10 {
+		row := rows(r.text())[0]
+		m := sampleCount.FindStringSubmatch(r.text())
+		if row.name != "hot_60" || m == nil {
+			t.Fatalf("the hottest function is %s, of %q samples", row.name, m)
+		}
+		n, _ := strconv.ParseFloat(strings.ReplaceAll(m[1], ",", ""), 64) // digits
+		samples, self = samples+n, self+n*row.self/100
+		if samples >= enough {
+			break
+		}
+		r = b.ctl(t, "profile", "deploy/checkout", "-n", "shop", "-d", "5s", "-o", file)
+		r.code(t, 0)
+	}
+	t.Logf("hot_60 has %.1f %% of %.0f samples", 100*self/samples, samples)
+	near(t, "hottest function", "hot_60", 100*self/samples, "hot_60", 60, 3)
+}
+
+var sampleCount = regexp.MustCompile(`(?m)^([0-9,]+) samples? · `)
 
 // loadOfCPU is how many processes of the machine wanted each CPU in the last minute.
 func loadOfCPU(t *testing.T) float64 {
