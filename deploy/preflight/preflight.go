@@ -11,6 +11,7 @@ package preflight
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/install"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 // Config is what the checks are about.
@@ -178,8 +180,18 @@ func (p *Preflight) components() []component.Component {
 	return out
 }
 
-// unseen is the outcome of a check whose question was not answered.
-func unseen(err error) check.Outcome { return check.Skip("not known: %v", err) }
+// unseen is the outcome of a check whose question was not answered, with what to do
+// where that is known.
+func unseen(err error) check.Outcome {
+	var fault *profiler.Fault
+	switch {
+	case errors.As(err, &fault) && fault.Fix != "":
+		return check.Skip("not known: %v\n%s", err, fault.Fix)
+	case errors.Is(err, context.DeadlineExceeded):
+		return check.Skip("not known: no answer in time: %v", err)
+	}
+	return check.Skip("not known: %v", err)
+}
 
 // lines puts things below each other, and counts what is too much to read.
 func lines(things []string) string {

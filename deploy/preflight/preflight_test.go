@@ -2,6 +2,8 @@ package preflight
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"github.com/kalypso-dev/kalypso/deploy/check"
 	"github.com/kalypso-dev/kalypso/deploy/helm"
 	"github.com/kalypso-dev/kalypso/deploy/kube"
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 func TestEveryCheckHasAPage(t *testing.T) {
@@ -219,5 +222,25 @@ func TestRightsAreTold(t *testing.T) {
 	}
 	if diff := cmp.Diff(got, want); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
+	}
+}
+
+func TestUnseen(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"what to do is told": {
+			fmt.Errorf("render loki: %w", &profiler.Fault{What: "chart loki 1.0.0 is not in charts", Fix: "kalypsoctl charts pull -d charts"}),
+			"not known: render loki: chart loki 1.0.0 is not in charts\nkalypsoctl charts pull -d charts",
+		},
+		"a time limit is said in words": {
+			fmt.Errorf("read Secret: %w", context.DeadlineExceeded), "not known: no answer in time: read Secret: context deadline exceeded",
+		},
+		"others are as they are": {errors.New("gone"), "not known: gone"},
+	} {
+		if got := unseen(c.err); got.State != check.Skipped || got.Detail != c.want {
+			t.Errorf("%s: %+v, want %q", name, got, c.want)
+		}
 	}
 }
