@@ -114,8 +114,7 @@ static __always_inline int klp_defer(struct klp_walk *w)
 	frames = (frames + w->base) * sizeof(__u64);
 	klp_bound(frames, sizeof(copy->frames));
 	bpf_probe_read_kernel(copy->frames, frames, w->stack.frames);
-	copy->below = KLP_COPY_BELOW;
-	have = klp_copy_stack(copy, w->sp - KLP_COPY_BELOW);
+	have = klp_copy_stack(copy, w->sp);
 	klp_bound(have, KLP_COPY_BYTES);
 	copy->bytes = have;
 	if (bpf_ringbuf_output(&records, copy, __builtin_offsetof(struct klp_copy, stack) + have,

@@ -198,14 +198,14 @@ int klp_catch(struct klp_perf_event *ctx)
 	copy->header.stop = KLP_STOP_NONE;
 	copy->header.flags = 0;
 	copy->bytes = 0;
-	copy->below = KLP_COPY_BELOW;
+	copy->below = 0;
 	klp_saved_regs((struct pt_regs *)bpf_task_pt_regs(task), &copy->regs, &compat, &syscall);
 	if (task->flags & PF_KTHREAD || !task->mm)
 		copy->header.stop = KLP_STOP_NO_USER;
 	else if (compat)
 		copy->header.stop = KLP_STOP_COMPAT;
 	else
-		copy->bytes = klp_copy_stack(copy, copy->regs.sp - KLP_COPY_BELOW);
+		copy->bytes = klp_copy_stack(copy, copy->regs.sp);
 	/* In a system call, pc is the instruction after it: like a return address. */
 	if (in_user || syscall < 0)
 		copy->header.flags = KLP_RECORD_EXACT;

@@ -447,7 +447,8 @@ func TestBound(t *testing.T) {
 	}
 }
 
-// TestCopyStack copies stacks that end anywhere, up to a piece of 256 bytes.
+// TestCopyStack copies stacks of any length that end with a page: whole, with up to
+// a piece of 256 bytes that is below them.
 func TestCopyStack(t *testing.T) {
 	f := functions(t)
 	const full = 64 << 10
@@ -456,18 +457,16 @@ func TestCopyStack(t *testing.T) {
 		memory[i] = byte(i*7 + i>>8)
 	}
 	end := len(memory)
-	for _, c := range []struct{ bytes, want int }{
-		{0, 0}, {8, 0}, {255, 0}, {256, 256}, {300, 256}, {4095, 3840}, {4096, 4096}, {4097, 4096},
-		{4096 + 512, 4096 + 512}, {20000, 19968}, {full - 1, full - 256}, {full, full}, {full + 5000, full},
-	} {
-		from := end - c.bytes
-		got := int(f.Call(t, "copy_stack", nil, &bpftest.Call{Address: address(memory) + uint64(from)}))
-		if got != c.want {
-			t.Errorf("of %d bytes %d are copied, want %d", c.bytes, got, c.want)
+	for _, bytes := range []int{0, 8, 255, 256, 300, 4095, 4096, 4097, 4096 + 512, 20000, full - 256, full - 1, full, full + 5000} {
+		sp := end - bytes
+		got := int(f.Call(t, "copy_stack", nil, &bpftest.Call{Address: address(memory) + uint64(sp)}))
+		below := int(f.Copied(t).Below)
+		if below > 256+16 || got != min(bytes+below, full) && bytes > 0 {
+			t.Errorf("of %d bytes %d are copied, from %d below them", bytes, got, below)
 			continue
 		}
-		if diff := cmp.Diff(memory[from:from+got], f.Copied(t).Stack[:got]); diff != "" {
-			t.Errorf("the copy of %d bytes is not the stack (-stack +copy):\n%s", c.bytes, diff)
+		if diff := cmp.Diff(memory[sp-below:][:got], f.Copied(t).Stack[:got]); diff != "" {
+			t.Errorf("the copy of %d bytes is not the stack (-stack +copy):\n%s", bytes, diff)
 		}
 	}
 }

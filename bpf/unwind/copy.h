@@ -22,23 +22,30 @@
 			length = (limit);        \
 	} while (0)
 
-/* Copies the stack from sp up: as much as is readable, KLP_COPY_BYTES at most. */
+/*
+ * Copies a stack from a bit below sp up: as much as is readable, KLP_COPY_BYTES at
+ * most. It begins at a multiple of a piece. No piece is in two pages then, and of
+ * a stack that ends with its page nothing is left out: Go's do.
+ */
 static __always_inline __u32 klp_copy_stack(struct klp_copy *copy, __u64 sp)
 {
+	__u64 start = (sp - KLP_COPY_BELOW) & ~(KLP_COPY_PIECE - 1ULL);
 	__u32 have = 0;
+
+	copy->below = sp - start;
 
 	for (int i = 0; i < KLP_COPY_BYTES / KLP_COPY_CHUNK; i++) {
 		have = i * KLP_COPY_CHUNK;
-		if (klp_read(&copy->stack[have], KLP_COPY_CHUNK, sp + have))
+		if (klp_read(&copy->stack[have], KLP_COPY_CHUNK, start + have))
 			goto pieces;
 	}
 	return KLP_COPY_BYTES;
 pieces:
-	/* The top of a thread's stack is seldom at a multiple of a chunk. */
+	/* The top of a stack is seldom a number of chunks away. */
 	for (int i = 0; i < KLP_COPY_CHUNK / KLP_COPY_PIECE; i++) {
 		if (have > KLP_COPY_BYTES - KLP_COPY_PIECE)
 			break;
-		if (klp_read(&copy->stack[have], KLP_COPY_PIECE, sp + have))
+		if (klp_read(&copy->stack[have], KLP_COPY_PIECE, start + have))
 			break;
 		have += KLP_COPY_PIECE;
 	}

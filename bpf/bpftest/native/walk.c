@@ -123,7 +123,7 @@ static void take_tables(void)
 static void take_stack(void)
 {
 	struct klp_copy *copy = malloc(sizeof(*copy));
-	__u64 want;
+	__u64 from, want = 0;
 	__u32 have;
 
 	take(&stack_at, sizeof(stack_at));
@@ -132,11 +132,13 @@ static void take_stack(void)
 	stack = malloc(stack_bytes);
 	take(stack, stack_bytes);
 
-	want = stack_bytes / KLP_COPY_PIECE * KLP_COPY_PIECE;
+	from = -stack_at & (KLP_COPY_PIECE - 1);
+	if (from < stack_bytes)
+		want = (stack_bytes - from) / KLP_COPY_PIECE * KLP_COPY_PIECE;
 	if (want > KLP_COPY_BYTES)
 		want = KLP_COPY_BYTES;
-	have = klp_copy_stack(copy, stack_at);
-	if (have != want || memcmp(copy->stack, stack, have))
+	have = klp_copy_stack(copy, stack_at + from + KLP_COPY_BELOW);
+	if (have != want || copy->below != KLP_COPY_BELOW || memcmp(copy->stack, stack + from, have))
 		fail("the copy of the stack is not the stack");
 	free(copy);
 }
