@@ -122,8 +122,9 @@ type process struct {
 	exes     []*Executable // in step with mappings once installed; nil: unwind by frame pointers
 	root     *Root
 	parent   profiler.PID
-	ran      bool // another program than its parent
-	known    bool // mappings are complete, from events or from /proc
+	ran      bool   // another program than its parent
+	since    uint64 // of CLOCK_MONOTONIC: what was sampled before is of another process, or program
+	known    bool   // mappings are complete, from events or from /proc
 	slot     *slot
 	// installed is how many executables had numbers when slot was written: its
 	// mappings of those numbered later are to be written again.
@@ -281,14 +282,14 @@ func (t *Table) apply(e *bpf.ProcessEvent) *process {
 	p := t.processes[pid]
 	switch e.Kind {
 	case bpf.EventFork:
-		t.fork(pid, profiler.PID(e.Parent))
+		t.fork(pid, profiler.PID(e.Parent), e.Time)
 	case bpf.EventExec:
 		if p == nil {
 			p = &process{pid: pid}
 			t.processes[pid] = p
 		}
 		t.uninstall(p)
-		*p = process{pid: pid, parent: p.parent, ran: true, known: true, mappings: make([]Mapping, 0, usualMappings)}
+		*p = process{pid: pid, parent: p.parent, ran: true, since: e.Time, known: true, mappings: make([]Mapping, 0, usualMappings)}
 	case bpf.EventMap:
 		if p == nil || !p.known {
 			return nil // read whole from /proc when a sample comes
@@ -309,12 +310,12 @@ func (t *Table) apply(e *bpf.ProcessEvent) *process {
 }
 
 // fork gives the child what the parent has, as the kernel side did already.
-func (t *Table) fork(pid, parent profiler.PID) {
+func (t *Table) fork(pid, parent profiler.PID, at uint64) {
 	if old := t.processes[pid]; old != nil { // it ended, and its PID is given again
 		t.uninstall(old)
 		t.ended = append(t.ended, pid)
 	}
-	child := &process{pid: pid, parent: parent}
+	child := &process{pid: pid, parent: parent, since: at}
 	if p := t.processes[parent]; p != nil && p.known {
 		child.mappings, child.known = slices.Clone(p.mappings), true
 		child.exes = slices.Clone(p.exes)
@@ -512,6 +513,10 @@ func (t *Table) Walk(dst []uint64, pid profiler.PID, c *unwind.Copy) ([]uint64, 
 	clear(t.recent)
 	err := t.sync()
 	p := t.load(pid)
+	if c.Taken != 0 && c.Taken < p.since { // it waited for its turn, and the mappings that it needs are gone
+		dst, stop := unwind.Walk(dst, c, &space{t: t, p: &process{pid: pid}})
+		return dst, stop, err
+	}
 	s := &space{t: t, p: p}
 	n := len(dst)
 	dst, stop := unwind.Walk(dst, c, s)

@@ -391,6 +391,30 @@ func TestExecResets(t *testing.T) {
 	}
 }
 
+// TestWalkOfWhatWasBefore: a copy that was taken before its PID was given again, or
+// before another program ran, is not walked by what is mapped now.
+func TestWalkOfWhatWasBefore(t *testing.T) {
+	table, _, n := newTestTable(t, roomy)
+	pid := start(t, exec.Command(build(t, "sleeper")))
+	m := codeOf(t, pid, "/sleeper")
+	for name, events := range map[string][]bpf.ProcessEvent{
+		"fork": {{Kind: bpf.EventFork, PID: uint32(pid), Parent: 1 << 22, Time: 200}}, // what it has mapped is read
+		"exec": {
+			{Kind: bpf.EventExec, PID: uint32(pid), Time: 200},
+			{Kind: bpf.EventMap, PID: uint32(pid), Time: 201, Start: m.Start, End: m.End, Offset: m.Offset, Device: m.Device, Inode: m.Inode, Path: m.Path},
+		},
+	} {
+		n.events = events
+		for taken, want := range map[uint64]profiler.Stop{199: profiler.StopNoMapping, 300: profiler.StopRoot} {
+			c := at(m.Start + 100)
+			c.Taken = taken
+			if _, stop, _ := table.Walk(nil, pid, c); stop != want {
+				t.Errorf("%s: of a copy taken at %d the walk ends with %s, want %s", name, taken, stop, want)
+			}
+		}
+	}
+}
+
 func TestMapEventOfUnknownProcess(t *testing.T) {
 	table, k, n := newTestTable(t, roomy)
 	n.events = []bpf.ProcessEvent{

@@ -111,6 +111,7 @@ func decode(raw []byte, words []uint64, byThread bool) (c Copy, isCopy bool, res
 			c.Regs.R[i] = order.Uint64(regs[32+8*i:])
 		}
 		c.Exact, c.Leaf, c.Registers = flags&flagExact != 0, flags&flagLeaf != 0, flags&flagRegisters != 0
+		c.Taken = order.Uint64(raw[24:])
 		c.Copy.Stack, c.Below = raw[copyStack:copyStack+n], order.Uint32(raw[copyLength+4:])
 	default:
 		return c, false, words, fmt.Errorf("unknown kind of record %d", kind)

@@ -21,6 +21,7 @@ func stackRecord(flags byte, stop profiler.Stop, kernel, user []uint64) []byte {
 	order.PutUint32(raw[8:], 41)
 	order.PutUint32(raw[12:], 42)
 	order.PutUint64(raw[16:], 0x1122334455667788)
+	order.PutUint64(raw[24:], 42_000)
 	order.PutUint64(raw[32:], 43)
 	order.PutUint64(raw[40:], 44)
 	order.PutUint64(raw[48:], 45)
@@ -73,7 +74,7 @@ func TestDecodeCopy(t *testing.T) {
 	if err != nil || !isCopy {
 		t.Fatal(isCopy, err)
 	}
-	want := unwind.Copy{Exact: true, Registers: true, Stack: []byte("stack")}
+	want := unwind.Copy{Exact: true, Registers: true, Stack: []byte("stack"), Taken: 42_000}
 	want.Regs = unwind.Regs{PC: 1000, SP: 1001, FP: 1002, LR: 1003}
 	for i := range want.Regs.R {
 		want.Regs.R[i] = uint64(1004 + i)

@@ -60,6 +60,7 @@ type Copy struct {
 	Registers bool // R is that of the frame
 	Stack     []byte
 	Below     uint32 // how much of Stack lies below SP
+	Taken     uint64 // when, in nanoseconds of CLOCK_MONOTONIC; 0: not known
 }
 
 // Mapping is where an address of the process lies.
