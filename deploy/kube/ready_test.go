@@ -140,6 +140,9 @@ func TestReadiness(t *testing.T) {
 			if s.Ready != tt.ready || s.Reason != tt.reason || s.Hurdle.Cause != tt.cause {
 				t.Errorf("ready %v, want %v\nreason %q\nwant   %q\nhurdle %q\nwant   %q", s.Ready, tt.ready, s.Reason, tt.reason, s.Hurdle.Cause, tt.cause)
 			}
+			if strings.Contains(s.Reason, ": pods are being ") && !s.Since.IsZero() {
+				t.Errorf("%s since %s: that is the age of something else", s.Reason, s.Since)
+			}
 		})
 	}
 }

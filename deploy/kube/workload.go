@@ -304,7 +304,8 @@ func (s State) steady(v *view, pods []*corev1.Pod) State {
 }
 
 // explain gives the reason of the pod that tells most: one that cannot heal,
-// else the first that is not ready.
+// else the first that is not ready. Since when pods are missing is not known: the
+// workload may be years old.
 func (v *view) explain(s State, pods []*corev1.Pod) State {
 	var first *why
 	for _, p := range pods {
@@ -323,9 +324,7 @@ func (v *view) explain(s State, pods []*corev1.Pod) State {
 	case first != nil:
 		return s.because(*first)
 	case len(pods) < s.Want || len(pods) == 0:
-		s.Reason = s.Name + ": pods are being made"
-	default:
-		s.Reason = s.Name + ": pods are being replaced"
+		return s.because(why{text: s.Name + ": pods are being made"})
 	}
-	return s
+	return s.because(why{text: s.Name + ": pods are being replaced"})
 }

@@ -176,6 +176,9 @@ func (s *Component) judge(states []kube.State) {
 			s.Health, s.Note, s.Fix, s.Since = Broken, o.Reason, o.Hurdle.Fix, o.Since
 		case !o.Ready && s.Health == Healthy:
 			s.Health, s.Note, s.Since = Starting, o.Reason, o.Since
+			if s.Since.IsZero() {
+				s.Since = s.Release.Updated
+			}
 		case o.Ready && s.Health == Healthy && o.Since.After(s.Since):
 			s.Since = o.Since
 		}
