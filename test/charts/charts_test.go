@@ -195,7 +195,7 @@ func TestSchema(t *testing.T) {
 		"an image without a fixed tag":          {"kalypso-minio", nest([]string{"objectStore", "minio", "image", "tag"}, "latest")},
 		"a setting of the agent that is ours":   {"kalypso-agent", nest([]string{"config", "listen"}, "127.0.0.1:1")},
 		"a spool on a path that is not one":     {"kalypso-agent", nest([]string{"spool", "hostPath"}, "/")},
-		"a label that the agent could not read": {"kalypso-agent", nest([]string{"labels", "team"}, "a,b")},
+		"a label that the agent could not read": {"kalypso-agent", nest([]string{"labels", "1st team"}, "a")},
 	} {
 		r := release{name: "test", namespace: "test", chart: test.chart}
 		if _, err := render(load(t, test.chart), r, test.values); err == nil {
