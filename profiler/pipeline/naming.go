@@ -18,44 +18,90 @@ func (s *Service) nameAll() {
 		}
 		s.kernelNames.Store(s.symbols.Kernel)
 	}
-	beat := time.NewTicker(stuckNamingAfter / 10)
-	defer beat.Stop()
+	n := namer{Service: s}
 	for {
 		s.ticks.naming()
+		wait := stuckNamingAfter / 10
+		if len(n.late) > 0 {
+			wait = hurry
+		}
 		select {
 		case seg, open := <-s.segments:
 			if !open {
+				n.catchUp(time.Now().Add(patience))
 				return
 			}
-			s.name(seg)
-		case <-beat.C:
+			n.name(seg)
+		case <-time.After(wait):
+			n.catchUp(time.Now())
 		}
 	}
 }
 
-// name names one segment, delivers it, and lets go of what nobody needs.
-func (s *Service) name(seg *segment) {
+// namer is the goroutine that names.
+type namer struct {
+	*Service
+	late []lateSegment // the oldest first
+}
+
+// lateSegment is one that somebody who records has, and that is not delivered yet.
+type lateSegment struct {
+	*segment
+	begin time.Time // of its naming: the containers that were met by then are to be known
+}
+
+// name names one segment and delivers it. Where somebody records and names of
+// containers are still to come, that one gets the segment as it is, and it is
+// delivered with the names: to look on changes nothing of what is stored.
+func (n *namer) name(seg *segment) {
 	begin := time.Now()
-	s.who.settle(s.ticks.naming, s.awaited)
-	s.mu.Lock()
-	keep := s.cfg.Keep
-	s.mu.Unlock()
-	list, orphans, filtered := s.profiles(seg.window, seg.Frequency, s.who.of, keep)
-	seg.window = nil
-	seg.Lost += orphans
-	seg.Filtered += filtered
+	if !n.who.settle(n.ticks.naming, n.awaited) {
+		n.publish(n.named(seg))
+		n.late = append(n.late, lateSegment{seg, begin})
+		return
+	}
+	n.catchUp(begin.Add(patience)) // what was met before it is known, too
+	n.publish(n.deliver(seg, begin))
+}
+
+// catchUp delivers, in their order, segments whose containers are known or will have
+// been waited for long enough at a time.
+func (n *namer) catchUp(at time.Time) {
+	for len(n.late) > 0 && n.who.waitFor(n.late[0].begin, at) <= 0 {
+		first := n.late[0]
+		n.late = n.late[1:]
+		n.deliver(first.segment, first.begin)
+	}
+}
+
+// named makes the profiles of a segment, by what is known now.
+func (n *namer) named(seg *segment) Segment {
+	n.mu.Lock()
+	keep := n.cfg.Keep
+	n.mu.Unlock()
+	list, orphans, filtered := n.profiles(seg.window, seg.Frequency, n.who.of, keep)
+	out := seg.Segment
+	out.Lost += orphans
+	out.Filtered += filtered
 	for _, p := range list {
-		p.Start, p.Duration, p.Event, p.Host = seg.Start, seg.Duration, s.event, s.host
+		p.Start, p.Duration, p.Event, p.Host = seg.Start, seg.Duration, n.event, n.host
 	}
-	seg.Profiles = list
-	s.tally(&seg.Segment, time.Since(begin))
-	s.cfg.Deliver(seg.Segment)
-	s.publish(seg.Segment)
+	out.Profiles = list
+	return out
+}
+
+// deliver names a segment for good, delivers it, and lets go of what nobody needs.
+func (n *namer) deliver(seg *segment, begin time.Time) Segment {
+	out := n.named(seg)
+	seg.window = nil
+	n.tally(&out, time.Since(begin))
+	n.cfg.Deliver(out)
 	// What is queued may hold numbers of files that a sweep would give away.
-	if seg.Last && len(s.segments) == 0 {
-		s.sweep()
+	if out.Last && len(n.segments)+len(n.late) == 0 {
+		n.sweep()
 	}
-	s.memory.named()
+	n.memory.named()
+	return out
 }
 
 func (s *Service) tally(seg *Segment, took time.Duration) {

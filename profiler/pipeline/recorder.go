@@ -49,8 +49,9 @@ const endAgain = 10 * time.Millisecond
 
 // Record gives what is sampled from now on for a while, the target at a rate of at
 // least hz where the memory allows it; then the rate is what it was. The segments
-// are those that are delivered, too, with all that is no target at its own rate. A
-// context that ends early is no error.
+// are those that are delivered, too, with all that is no target at its own rate; names
+// of containers that are still to come are waited for less long. A context that ends
+// early is no error.
 func (s *Service) Record(ctx context.Context, d time.Duration, hz int, target Target) ([]Segment, error) {
 	if hz != 0 && (hz < MinFrequency || hz > MaxFrequency) {
 		return nil, badFrequency(hz)

@@ -174,18 +174,21 @@ func (x *identities) meet(cgroup string) {
 }
 
 // settle waits until the containers that were met so far are known, or have been
-// unknown for long. It calls tick while it waits, and does not wait long where
-// awaited says that somebody else does.
-func (x *identities) settle(tick func(), awaited func() bool) {
+// unknown for long. It calls tick while it waits, and is false where it gave up
+// early, because awaited says that somebody else waits.
+func (x *identities) settle(tick func(), awaited func() bool) bool {
 	if x.pods == nil {
-		return
+		return true
 	}
 	begin := time.Now()
 	for {
 		changed := x.pods.Changed()
 		left := x.waitFor(begin, time.Now())
-		if left <= 0 || awaited() && time.Since(begin) >= hurry {
-			return
+		if left <= 0 {
+			return true
+		}
+		if awaited() && time.Since(begin) >= hurry {
+			return false
 		}
 		x.pods.Want()
 		tick()
