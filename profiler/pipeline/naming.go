@@ -58,6 +58,7 @@ func (n *namer) name(seg *segment) {
 	if !n.who.settle(n.ticks.naming, n.awaited) {
 		n.publish(n.named(seg))
 		n.late = append(n.late, lateSegment{seg, begin})
+		n.catchUp(time.Now())
 		return
 	}
 	n.catchUp(begin.Add(patience)) // what was met before it is known, too
