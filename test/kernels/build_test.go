@@ -111,9 +111,10 @@ func buildInitramfs(t *testing.T, arch, folder string) (path string, list []work
 	k.compile("lib/libpltlib.so", "-fPIC", "-shared", "-Wl,-soname,libpltlib.so", workloadDir+"pltlib.c")
 	k.compile("bin/plt", "-Wl,-z,lazy", workloadDir+"plt.c", filepath.Join(k.dir, "libpltlib.so"), "-Wl,-rpath,/lib")
 	k.rust(folder)
-	// The C library and its loader, under the name that programs ask for.
+	k.tests(folder)
+	// The C library, what it ends threads with, and the loader, under the name that programs ask for.
 	loader := map[string]string{"amd64": "lib64/ld-linux-x86-64.so.2", "arm64": "lib/ld-linux-aarch64.so.1"}[arch]
-	for _, name := range []string{"lib/libc.so.6", loader} {
+	for _, name := range []string{"lib/libc.so.6", "lib/libgcc_s.so.1", loader} {
 		k.files = append(k.files, file{name: name, from: k.run(nil, compilers[arch].prefix+"gcc", "-print-file-name="+filepath.Base(name))})
 	}
 	list = workloadsOf(arch, k.built)
@@ -193,10 +194,10 @@ func wantInstructions(t *testing.T, path string, has map[string]uint32) {
 	}
 }
 
-// file is one of an initramfs: from a path, or data.
+// file is one of an initramfs: from a path, a symbolic link, or data.
 type file struct {
-	name, from string
-	data       []byte
+	name, from, link string
+	data             []byte
 }
 
 // writeCPIO writes an archive as the kernel unpacks it: format newc, see
@@ -214,11 +215,23 @@ func writeCPIO(path string, files []file) error {
 		b.Write(data)
 		b.Write(make([]byte, -b.Len()&3))
 	}
-	for _, folder := range []string{"bin", "dev", "lib", "lib64"} {
-		add(folder, 0o40755, 0, 0, nil)
+	made := map[string]bool{".": true}
+	var folder func(name string)
+	folder = func(name string) {
+		if !made[name] {
+			made[name] = true
+			folder(filepath.Dir(name))
+			add(name, 0o40755, 0, 0, nil)
+		}
 	}
+	folder("dev")
 	add("dev/console", 0o20600, 5, 1, nil) // where the first process's output goes
 	for _, f := range files {
+		folder(filepath.Dir(f.name))
+		if f.link != "" {
+			add(f.name, 0o120777, 0, 0, []byte(f.link))
+			continue
+		}
 		data := f.data
 		if f.from != "" {
 			var err error

@@ -1,6 +1,7 @@
-// Package kernels boots other kernels than this machine's in an emulator and
-// records programs with known answers there: what the verifier of an old
-// kernel refuses, and what arm64 does otherwise, shows nowhere else.
+// Package kernels boots other kernels than this machine's in an emulator,
+// records programs with known answers there, and runs the tests of what runs in
+// the kernel: what the verifier of an old kernel refuses, and what arm64 does
+// otherwise, shows nowhere else.
 //
 // KALYPSO_KERNELS names the folder of kernels, vmlinuz-RELEASE-ARCH, as
 // scripts/kernels fills it; "make test-kernels" does all of it.
@@ -46,7 +47,7 @@ const (
 // machine is the emulator for an architecture in Go's words.
 func machine(arch, kernel string) []string {
 	if arch == "amd64" {
-		return []string{"qemu-system-x86_64", "-M", "q35", "-cpu", "max", "-append", "console=ttyS0 panic=-1 loglevel=4"}
+		return []string{"qemu-system-x86_64", "-M", "q35", "-cpu", "max", "-append", "console=ttyS0 panic=-1 loglevel=4" + length(kernel)}
 	}
 	// Pointer authentication by an algorithm of the emulator's own: the
 	// architected one takes most of the time. One kernel has hardware counters
@@ -55,7 +56,19 @@ func machine(arch, kernel string) []string {
 	if !strings.Contains(kernel, "vmlinuz-6.12.") {
 		cpu += ",pmu=off"
 	}
-	return []string{"qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", cpu, "-append", "console=ttyAMA0 panic=-1 loglevel=4"}
+	return []string{"qemu-system-aarch64", "-M", "virt,gic-version=3", "-cpu", cpu, "-append", "console=ttyAMA0 panic=-1 loglevel=4" + length(kernel)}
+}
+
+// inLong tells whether a kernel does all runs. One that differs from another by the
+// size of its pages does those that this can make a difference to.
+func inLong(kernel string) bool { return !strings.Contains(kernel, "-16k-") }
+
+// length is what the first process is told of it.
+func length(kernel string) string {
+	if inLong(kernel) {
+		return " " + guest.LongRuns
+	}
+	return ""
 }
 
 // A workload is a program of test/workloads and what its recording must show.
@@ -214,16 +227,32 @@ func runs(list []workload) []guest.Run {
 			Files: []string{file}, Seconds: runSeconds,
 		})
 	}
+	file := "/tmp/" + byClock + "chain"
+	out = append(out, guest.Run{
+		Name: byClock + "chain",
+		Command: []string{
+			"/init", "without-cycles", "/bin/kalypso-agent", "record", "-F", hertz, "--stats", file + ".json", "-o", file + ".folded",
+			"--", "/bin/chain", "-seconds", cpuSeconds,
+		},
+		Files: []string{file + ".json", file + ".folded"}, Seconds: runSeconds,
+	})
 	for _, program := range [][]string{{"/bin/blocked", "-spin", "1", "12"}, {"/bin/goblocked"}} {
 		out = append(out, guest.Run{
 			Name: "dump-" + filepath.Base(program[0]), Command: append([]string{"/init", "dump-of"}, program...), Seconds: runSeconds,
 		})
 	}
-	return out
+	for _, s := range suites {
+		out = append(out, s.run())
+	}
+	return slices.DeleteFunc(out, func(r guest.Run) bool { return !regexp.MustCompile(*only).MatchString(r.Name) })
 }
 
-// tailCalls begins the names of recordings without bpf_loop.
-const tailCalls = "tail-calls-"
+// What the names of recordings without bpf_loop begin with, and of those without
+// hardware that counts cycles.
+const (
+	tailCalls = "tail-calls-"
+	byClock   = "by-clock-"
+)
 
 func TestKernels(t *testing.T) {
 	folder := os.Getenv("KALYPSO_KERNELS")
@@ -235,7 +264,7 @@ func TestKernels(t *testing.T) {
 	}
 	var matrix results
 	t.Cleanup(func() {
-		if *update && !t.Failed() {
+		if *update && *only == "" && !t.Failed() {
 			matrix.write(t)
 		}
 	})
@@ -265,30 +294,29 @@ func testKernel(t *testing.T, arch, kernel, initramfs string, list []workload) o
 	start := time.Now()
 	results, console := boot(t, arch, kernel, initramfs)
 	t.Logf("%d results in %s", len(results), time.Since(start).Round(time.Second))
-	if path := os.Getenv("KALYPSO_KERNELS_KEEP"); path != "" {
-		raw, err := json.MarshalIndent(results, "", "  ")
-		if err == nil {
-			err = os.WriteFile(filepath.Join(path, filepath.Base(kernel)+".json"), raw, 0o644)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
 	t.Log(tableHeader)
 	for _, r := range runs(list) {
 		res := results[r.Name]
 		switch {
+		case r.Long && !inLong(kernel):
 		case res == nil:
 			t.Fatalf("%s: the machine ended without a result; its last words:\n%s", r.Name, console)
+		case strings.HasPrefix(r.Name, suiteOf):
+			out.Tests = append(out.Tests, checkSuite(t, res))
 		case res.Error != "":
 			t.Errorf("%s: %s\nstandard error:\n%s\nstandard output:\n%s", r.Name, res.Error, res.Stderr, res.Stdout)
 		case r.Name == "doctor":
-			checkDoctor(t, res)
+			out.Doctor = checkDoctor(t, res)
 			checkMachine(t, kernel, arch, res)
 		case strings.HasPrefix(r.Name, "dump-"):
 			checkDump(t, res)
 		default:
 			out.Recordings = append(out.Recordings, checkRecording(t, &r, res))
+		}
+	}
+	for _, f := range fallbacks {
+		if *only == "" && !f.shown(&out) {
+			t.Errorf("it was not shown what is done without %s", f.without)
 		}
 	}
 	return out
@@ -313,8 +341,9 @@ func checkMachine(t *testing.T, kernel, arch string, res *guest.Result) {
 	}
 }
 
-// checkDoctor wants everything to work that profiling needs.
-func checkDoctor(t *testing.T, res *guest.Result) {
+// checkDoctor wants everything to work that profiling needs, and gives the checks
+// that passed.
+func checkDoctor(t *testing.T, res *guest.Result) (passed []string) {
 	var report struct {
 		Healthy bool `json:"healthy"`
 		Checks  []struct {
@@ -323,7 +352,7 @@ func checkDoctor(t *testing.T, res *guest.Result) {
 	}
 	if err := json.Unmarshal([]byte(res.Stdout), &report); err != nil {
 		t.Errorf("doctor: %v\n%s", err, res.Stdout)
-		return
+		return nil
 	}
 	if !report.Healthy || len(report.Checks) == 0 {
 		t.Errorf("doctor says that profiling will not work")
@@ -332,7 +361,11 @@ func checkDoctor(t *testing.T, res *guest.Result) {
 		if c.State == "failed" && c.Severity != "note" {
 			t.Errorf("doctor: %s: %s", c.ID, c.Detail)
 		}
+		if c.State == "passed" {
+			passed = append(passed, c.ID)
+		}
 	}
+	return passed
 }
 
 // dumpChains are functions that must follow each other in some thread of a
@@ -429,10 +462,14 @@ const tableHeader = "run                 event      samples  points  chain %  wh
 // checkRecording holds a recording to the truth that its program printed.
 func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) (out recording) {
 	name, byTailCalls := strings.CutPrefix(r.Name, tailCalls)
+	name, withoutCycles := strings.CutPrefix(name, byClock)
 	w := &workloads[slices.IndexFunc(workloads, func(w workload) bool { return w.name == name })]
 	out.Name, out.Title = r.Name, w.title
 	if byTailCalls {
 		out.Title += ", by tail calls"
+	}
+	if withoutCycles {
+		out.Title += ", without the counter of cycles"
 	}
 	if strings.Contains(res.Stderr, "warning:") {
 		t.Errorf("%s warns:\n%s", r.Name, res.Stderr)
@@ -474,6 +511,9 @@ func checkRecording(t *testing.T, r *guest.Run, res *guest.Result) (out recordin
 			t.Errorf("%s: %s: %v", r.Name, name, err)
 			return out
 		}
+	}
+	if withoutCycles && stats.Event != "cpu-clock" {
+		t.Errorf("%s: sampled by %s", r.Name, stats.Event)
 	}
 	if stats.Lost != 0 {
 		t.Errorf("%s: lost %d samples", r.Name, stats.Lost)
@@ -611,7 +651,7 @@ func boot(t *testing.T, arch, kernel, initramfs string) (map[string]*guest.Resul
 	args := append([]string{
 		// Time is counted in instructions, 2 ns each: a busy host makes the
 		// machine slow and changes nothing that it sees.
-		"-accel", "tcg", "-icount", "shift=1,sleep=off", "-m", "1G", "-smp", "1", "-nic", "none", "-nographic", "-no-reboot",
+		"-accel", "tcg", "-icount", "shift=1,sleep=off", "-m", "2G", "-smp", "1", "-nic", "none", "-nographic", "-no-reboot",
 		"-kernel", kernel, "-initrd", initramfs,
 	}, m[1:]...)
 	c := exec.CommandContext(ctx, m[0], args...)
@@ -640,6 +680,7 @@ func boot(t *testing.T, arch, kernel, initramfs string) (map[string]*guest.Resul
 				t.Errorf("result from %s: %v", kernel, err)
 			} else {
 				results[r.Name] = r
+				keep(t, kernel, r)
 			}
 			packed.Reset()
 		default:
@@ -658,6 +699,22 @@ func boot(t *testing.T, arch, kernel, initramfs string) (map[string]*guest.Resul
 		t.Errorf("%s: %v\n%s\nlast lines of the console:\n%s", kernel, err, stderr.Bytes(), console)
 	}
 	return results, console
+}
+
+// keep writes a result into the folder KALYPSO_KERNELS_KEEP, as it comes.
+func keep(t *testing.T, kernel string, r *guest.Result) {
+	folder := os.Getenv("KALYPSO_KERNELS_KEEP")
+	if folder == "" {
+		return
+	}
+	raw, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		name := filepath.Base(kernel) + " " + strings.ReplaceAll(r.Name, "/", "-") + ".json"
+		err = os.WriteFile(filepath.Join(folder, name), raw, 0o644)
+	}
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 func unpack(text string) (*guest.Result, error) {

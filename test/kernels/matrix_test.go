@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -17,13 +18,19 @@ import (
 // did into results.json, if all passed, and that into the pages.
 var update = flag.Bool("update", false, "write results.json, and the tables of README.md and docs/reference/kernels.md")
 
+// "-only PATTERN" leaves out what else the machines do, and "-run TestKernels/NAME"
+// the other machines.
+var only = flag.String("only", "", "pattern of the runs that machines do, such as ^test; nothing is written then")
+
 const resultsFile = "results.json"
 
 // outcome is what a machine did.
 type outcome struct {
 	Kernel     string      `json:"kernel"`
 	Arch       string      `json:"arch"`
+	Doctor     []string    `json:"doctor"` // checks that passed
 	Recordings []recording `json:"recordings"`
+	Tests      []tested    `json:"tests"`
 }
 
 // recording is one of a machine. Points and percentages are to a tenth.
@@ -75,19 +82,26 @@ func byNumber(a, b string) int {
 	return cmp.Or(cmp.Compare(x[0], y[0]), cmp.Compare(x[1], y[1]))
 }
 
-// page is a page with a table of results between two markers.
+// page is a page with a table of results between two markers of a name.
 type page struct {
-	path  string
-	table func([]outcome) string
+	path, name string
+	table      func([]outcome) string
 }
 
-var pages = []page{{"../../README.md", summary}, {"../../docs/reference/kernels.md", details}}
+const reference = "../../docs/reference/kernels.md"
 
-var markers = regexp.MustCompile(`(?s)(<!-- kernels: [^>]*-->\n).*?(<!-- /kernels -->)`)
+var pages = []page{
+	{"../../README.md", "kernels", summary},
+	{reference, "kernels", details}, {reference, "kernel tests", testsOf}, {reference, "fallbacks", fallbacksOf},
+}
+
+func (p page) markers() *regexp.Regexp {
+	return regexp.MustCompile(`(?s)(<!-- ` + p.name + `: [^>]*-->\n).*?(<!-- /` + p.name + ` -->)`)
+}
 
 // with is the text of the page with these results.
 func (p page) with(text string, list []outcome) string {
-	return markers.ReplaceAllString(text, "${1}"+strings.ReplaceAll(p.table(list), "$", "$$")+"${2}")
+	return p.markers().ReplaceAllString(text, "${1}"+strings.ReplaceAll(p.table(list), "$", "$$")+"${2}")
 }
 
 func (p page) rewrite(list []outcome) error {
@@ -107,7 +121,7 @@ func summary(list []outcome) string {
 		var events []string
 		for _, r := range o.Recordings {
 			points, chain = max(points, r.Points), min(chain, r.Chain)
-			if r.Event != "-" && !slices.Contains(events, r.Event) {
+			if r.Event != "-" && !strings.HasPrefix(r.Name, byClock) && !slices.Contains(events, r.Event) {
 				events = append(events, r.Event)
 			}
 		}
@@ -130,6 +144,47 @@ func details(list []outcome) string {
 	return b.String()
 }
 
+// testsOf has a line for each kernel and a column for each package; what no test
+// was run for stands below.
+func testsOf(list []outcome) string {
+	var b strings.Builder
+	b.WriteString("| kernel |")
+	for _, s := range suites {
+		fmt.Fprintf(&b, " `%s` |", s.pkg)
+	}
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(suites)) + "\n")
+	for _, o := range list {
+		fmt.Fprintf(&b, "| %s |", o.Kernel)
+		for _, s := range suites {
+			said := "-"
+			for _, done := range o.Tests {
+				if done.Package == s.pkg {
+					said = fmt.Sprint(done.Passed)
+				}
+			}
+			fmt.Fprintf(&b, " %s |", said)
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString("\n| not run | why |\n|---|---|\n")
+	for _, s := range suites {
+		if s.rest != "" {
+			fmt.Fprintf(&b, "| `%s`, all but `%s` | %s |\n", s.pkg, strings.ReplaceAll(strings.Trim(s.only, "^()$"), "|", "`, `"), s.rest)
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.leftOut)) {
+			fmt.Fprintf(&b, "| `%s` `%s` | %s |\n", s.pkg, name, s.leftOut[name])
+		}
+	}
+	return b.String()
+}
+
+// oldest is the series of the oldest kernel.
+func oldest(list []outcome) string {
+	first := slices.MinFunc(list, func(a, b outcome) int { return byNumber(a.Kernel, b.Kernel) })
+	parts := strings.SplitN(first.Kernel, ".", 3)
+	return parts[0] + "." + parts[1]
+}
+
 // The pages say what the machines did, and these did all.
 func TestPages(t *testing.T) {
 	raw, err := os.ReadFile(resultsFile)
@@ -145,8 +200,8 @@ func TestPages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !markers.Match(text) {
-			t.Errorf("%s has no markers", p.path)
+		if !p.markers().Match(text) {
+			t.Errorf("%s has no markers %q", p.path, p.name)
 		}
 		if got := p.with(string(text), list); got != string(text) {
 			t.Errorf("%s does not have what is in %s: make test-kernels KERNELFLAGS=-update", p.path, resultsFile)
@@ -156,6 +211,13 @@ func TestPages(t *testing.T) {
 				}
 			}
 		}
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if floor := oldest(list); !strings.Contains(string(readme), "Linux "+floor+" or newer") {
+		t.Errorf("README.md does not promise Linux %s, the oldest that was run", floor)
 	}
 	for _, o := range list {
 		for _, w := range workloads {

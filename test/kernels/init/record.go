@@ -30,6 +30,21 @@ func hold(command []string) error {
 	return unix.Exec(command[0], command, os.Environ())
 }
 
+// withoutCycles becomes the command while an event of ours has the hardware that
+// counts cycles for itself, where there is such: pinned, and exclusive. Others of
+// that hardware are opened and do not count.
+func withoutCycles(command []string) error {
+	attr := unix.PerfEventAttr{
+		Type: unix.PERF_TYPE_HARDWARE, Config: unix.PERF_COUNT_HW_CPU_CYCLES, Size: uint32(unix.PERF_ATTR_SIZE_VER5),
+		Bits: unix.PerfBitPinned | unix.PerfBitExclusive,
+	}
+	// The machine has one CPU. The command inherits the event, which ends with it.
+	if _, err := unix.PerfEventOpen(&attr, -1, 0, -1, 0); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("take the counter of cycles: %w", err)
+	}
+	return unix.Exec(command[0], command, os.Environ())
+}
+
 // recordByTailCalls records a command and writes folded stacks.
 func recordByTailCalls(ctx context.Context, name string, command []string) error {
 	ctx, stop := context.WithCancel(ctx)
