@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
 	scheduling "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
@@ -53,6 +54,8 @@ const (
 	doctorsAtOnce = 8
 	// cleanLimit is for taking away what was made, also after ^C.
 	cleanLimit = 15 * time.Second
+	// logLimit is fifty times what a doctor prints.
+	logLimit = 1 << 20
 	// leftAfter is when a namespace of an earlier run is not one that is in use.
 	leftAfter = 15 * time.Minute
 )
@@ -61,7 +64,7 @@ const (
 // would run on, each for at most limit, and calls each as they come. What it made
 // on the cluster it takes away, also when ctx ends.
 func (p *Preflight) Nodes(ctx context.Context, limit time.Duration, each func(Node)) (err error) {
-	d := &doctor{cluster: p.Cluster, limit: limit}
+	d := &doctor{cluster: p.Cluster, limit: limit, run: rand.String(8)}
 	var namespace string
 	if namespace, d.template, err = p.agent(ctx); err != nil {
 		return err
@@ -126,6 +129,14 @@ type doctor struct {
 	template  *corev1.PodTemplateSpec
 	limit     time.Duration
 	namespace string
+	run       string // another one may be under way in the same namespace
+}
+
+// runLabel tells what is of which run.
+const runLabel = "kalypso.dev/preflight"
+
+func (d *doctor) labels() map[string]string {
+	return map[string]string{"app.kubernetes.io/name": doctorName, helm.ManagedBy: helm.Manager, runLabel: d.run}
 }
 
 // nodes are one of each system that the DaemonSet would have a pod on.
@@ -186,7 +197,6 @@ func systemOf(n *corev1.Node) string {
 // image is pulled with, or one for this run. clean takes away what was made.
 func (d *doctor) enter(ctx context.Context, agents string) (clean func() error, err error) {
 	namespaces := d.cluster.Client.CoreV1().Namespaces()
-	labels := map[string]string{"app.kubernetes.io/name": doctorName, helm.ManagedBy: helm.Manager}
 	bounded := func() (context.Context, context.CancelFunc) {
 		return context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 	}
@@ -199,13 +209,14 @@ func (d *doctor) enter(ctx context.Context, agents string) (clean func() error, 
 			defer cancel()
 			background := metav1.DeletePropagationBackground
 			err := d.cluster.Client.BatchV1().Jobs(agents).DeleteCollection(ctx,
-				metav1.DeleteOptions{PropagationPolicy: &background}, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + doctorName})
-			return left(err, "-n "+agents+" delete jobs -l app.kubernetes.io/name="+doctorName)
+				metav1.DeleteOptions{PropagationPolicy: &background}, metav1.ListOptions{LabelSelector: runLabel + "=" + d.run})
+			return left(err, "-n "+agents+" delete jobs -l "+runLabel+"="+d.run)
 		}, nil
 	case err != nil && !apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("see namespace %s: %w", agents, err)
 	}
 	d.removeLeft(ctx)
+	labels := d.labels()
 	labels["pod-security.kubernetes.io/enforce"] = "privileged"
 	ns, err = namespaces.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: doctorName + "-", Labels: labels}}, metav1.CreateOptions{})
 	if err != nil {
@@ -328,7 +339,8 @@ func (d *doctor) says(ctx context.Context, job string) ([]byte, error) {
 	for i := range list.Items {
 		switch p := &list.Items[i]; p.Status.Phase {
 		case corev1.PodSucceeded, corev1.PodFailed:
-			return pods.GetLogs(p.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+			most := int64(logLimit)
+			return pods.GetLogs(p.Name, &corev1.PodLogOptions{LimitBytes: &most}).DoRaw(ctx)
 		}
 	}
 	return nil, errors.New("no pod of it has ended")
@@ -337,7 +349,8 @@ func (d *doctor) says(ctx context.Context, job string) ([]byte, error) {
 // job is the agent's pod on one node, with another command. A run that is killed
 // leaves nothing that runs on: it ends by its deadline and goes by its age.
 func (d *doctor) job(node string) *batchv1.Job {
-	labels := map[string]string{"app.kubernetes.io/name": doctorName, helm.ManagedBy: helm.Manager, "sidecar.istio.io/inject": "false"}
+	labels := d.labels()
+	labels["sidecar.istio.io/inject"] = "false"
 	annotations := map[string]string{}
 	for key, value := range d.template.Annotations { // of AppArmor, before Kubernetes 1.30
 		if strings.HasPrefix(key, "container.apparmor.security.beta.kubernetes.io/") {
