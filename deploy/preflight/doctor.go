@@ -296,7 +296,7 @@ func (d *doctor) ask(ctx context.Context, node string) (*check.Report, error) {
 		return nil, waited
 	case err != nil:
 		return nil, &profiler.Fault{
-			What: "nothing of it is seen on " + node, Why: fmt.Errorf("the API server says that the pod ended, and there is no log of it: %w", err),
+			What: "no sign that the pod ran on " + node, Why: fmt.Errorf("the API server says that it ended, and its kubelet gives no log: %w", err),
 			Fix: "kubectl describe node " + node + "     is there a kubelet behind it?",
 		}
 	}

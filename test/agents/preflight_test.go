@@ -63,7 +63,7 @@ func TestPreflightNodes(t *testing.T) {
 	t.Run("nodes on which nothing ran, one of each system", func(t *testing.T) {
 		r := b.ctl(t, "preflight", "--nodes", "--only", "api", "--timeout", "30s")
 		r.code(t, 3)
-		for _, words := range []string{"node node-1 (Linux ", "✓ programs", "node simulated-1 (", "like simulated-2", "✗ doctor  nothing of it is seen on simulated-1", "effect  whether the agent runs there is not known", "fix     kubectl describe node simulated-1", "more: kalypsoctl explain doctor"} {
+		for _, words := range []string{"node node-1 (Linux ", "✓ programs", "node simulated-1 (", "like simulated-2", "✗ doctor  no sign that the pod ran on simulated-1", "effect  whether the agent runs there is not known", "fix     kubectl describe node simulated-1", "more: kalypsoctl explain doctor"} {
 			if !strings.Contains(r.text(), words) {
 				t.Errorf("%q is not in:\n%s", words, r.text())
 			}
