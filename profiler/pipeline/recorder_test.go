@@ -32,7 +32,14 @@ func TestRecordRaisesItsTargetOnly(t *testing.T) {
 				return n == 2
 			})
 			ctx, cancel := context.WithCancel(context.Background())
-			usedA, usedB := cpuTimeOf(t, a), cpuTimeOf(t, b)
+			raised := func(want bool) func() bool {
+				return func() (ok bool) {
+					if err := s.do(context.Background(), func() { ok = len(s.rates.raised) > 0 == want }); err != nil {
+						t.Fatal(err)
+					}
+					return ok
+				}
+			}
 			recorded := make(chan []Segment, 1)
 			go func() {
 				segments, err := s.Record(ctx, time.Hour, hz, func(cgroup string, _ *profiler.Workload) bool { return cgroup == g.path()+"/a" })
@@ -41,10 +48,13 @@ func TestRecordRaisesItsTargetOnly(t *testing.T) {
 				}
 				recorded <- segments
 			}()
+			until(t, "the recording to begin", raised(true))
+			usedA, usedB := cpuTimeOf(t, a), cpuTimeOf(t, b)
 			until(t, "CPU time", func() bool { return cpuTimeOf(t, b)-usedB > 2*time.Second && cpuTimeOf(t, a)-usedA > time.Second })
 			cancel()
-			segments := <-recorded
+			until(t, "the recording to end", raised(false))
 			usedA, usedB = cpuTimeOf(t, a)-usedA, cpuTimeOf(t, b)-usedB
+			segments := <-recorded
 			until(t, "the rate to be what it was", func() bool {
 				n := len(got.all())
 				return n > 0 && got.all()[n-1].Frequency == rest && got.all()[n-1].Start.After(segments[len(segments)-1].Start)

@@ -443,6 +443,9 @@ func (s *Service) setRates(r frequencies) {
 	}
 	s.rates = r
 	s.install(p)
+	if len(r.raised) > 0 {
+		s.lastTaken, _ = s.takenSoFar() // without it, the next second is judged by all samples so far
+	}
 	if r.hz == before.hz && r.rest == before.rest {
 		return
 	}
@@ -456,20 +459,22 @@ func (s *Service) setRates(r frequencies) {
 // kernel.
 type taken struct{ all, filtered uint64 }
 
+func (s *Service) takenSoFar() (taken, error) {
+	c, err := s.kernel.Counters()
+	return taken{c.Samples, c.Filtered}, err
+}
+
 // sampled is the rate that samples of the last second cost as much as. What is
 // recorded at a raised rate would cost less at that of all others.
 func (s *Service) sampled() int {
-	r := s.rates
-	if len(r.raised) == 0 {
-		return r.hz
+	if len(s.rates.raised) == 0 {
+		return s.rates.hz
 	}
-	c, err := s.kernel.Counters()
+	now, err := s.takenSoFar()
 	if err != nil {
-		return r.rest // the cost is held against all
+		return s.rates.rest // the cost is held against all
 	}
-	before := s.lastTaken
-	s.lastTaken = taken{c.Samples, c.Filtered}
-	return r.equivalent(taken{c.Samples - before.all, c.Filtered - before.filtered})
+	return s.rates.equivalent(taken{now.all - s.lastTaken.all, now.filtered - s.lastTaken.filtered})
 }
 
 // equivalent is the rate at which all would have been walked as often: of the rest
