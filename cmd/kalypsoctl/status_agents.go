@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -119,8 +120,9 @@ func (f *fleet) table(out io.Writer, style term.Style) error {
 func agentRow(r *agents.Report) []string {
 	note := ""
 	switch {
-	case r.Quality == nil && r.Pod != "" && len(r.Troubles) > 0:
-		note = "! does not answer" // why is said below
+	case r.Quality == nil && len(r.Troubles) > 0: // why is said below
+		what, _, _ := strings.Cut(r.Troubles[0].What, ": ")
+		note = "! " + what
 	case len(r.Troubles) > 0:
 		note = "! " + r.Troubles[0].What
 		if more := len(r.Troubles) - 1; more > 0 {
@@ -172,6 +174,8 @@ func (f *fleet) quality(width int) string {
 	return b.String() + "\n"
 }
 
+var namedPod = regexp.MustCompile(`\bpod [^ :]+`)
+
 // writeTroubles says in full what is not as it should be, once for all nodes where
 // it is the same, and what to do about it.
 func (f *fleet) writeTroubles(out io.Writer) error {
@@ -189,10 +193,7 @@ func (f *fleet) writeTroubles(out io.Writer) error {
 	for i := range f.reports {
 		r := &f.reports[i]
 		for _, t := range r.Troubles {
-			same := t
-			if r.Pod != "" {
-				same.What, same.Fix = strings.ReplaceAll(t.What, r.Pod, ""), strings.ReplaceAll(t.Fix, r.Pod, "")
-			}
+			same := agents.Trouble{What: namedPod.ReplaceAllString(t.What, "pod"), Fix: namedPod.ReplaceAllString(t.Fix, "pod")}
 			if nodes[same] == nil {
 				order, first = append(order, same), append(first, t)
 			}

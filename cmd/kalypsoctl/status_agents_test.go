@@ -36,6 +36,11 @@ func TestStatusOfAgents(t *testing.T) {
 	}
 	slow := agents.Trouble{What: "it samples 23 times a second and not 97: its CPU budget of 1 % allows no more", Fix: `kalypsoctl upgrade agent --set 'agent.config.cpu\.budget=2%'`}
 	silent := agents.Report{Node: "fir", Troubles: []agents.Trouble{{What: "node fir has no agent: no pod of kalypso-agent is on it", Fix: "kalypsoctl status"}}}
+	away := func(node, pod string) agents.Report {
+		return agents.Report{Node: node, Troubles: []agents.Trouble{{
+			What: "cannot forward a port to pod kalypso/agent-" + pod + ": connection refused", Fix: "kubectl -n kalypso describe pod agent-" + pod,
+		}}}
+	}
 	var many []agents.Report
 	for i := range 30 {
 		r := reportOf(fmt.Sprintf("worker-%02d", i), 97)
@@ -60,7 +65,7 @@ component  ready  version  chart  since  notes
 agent      2/2             0.1.0  60m
 
 node   rate   CPU    memory   lost    stacks  notes
-fir    ?                                      ! node fir has no agent: no pod o…
+fir    ?                                      ! node fir has no agent
 larch  23 Hz  0.1 %  113 MiB  0.01 %  98.1 %  ! it samples 23 times a second an…
 birch  97 Hz  0.6 %  187 MiB  0.01 %  98.1 %
 profiling quality: 98.1 % of stacks complete · 1.9 % truncated
@@ -71,6 +76,17 @@ fix: kalypsoctl status
 
 agent on larch: it samples 23 times a second and not 97: its CPU budget of 1 % allows no more
 fix: kalypsoctl upgrade agent --set 'agent.config.cpu\.budget=2%'
+`},
+		{"what is the same of several is said once, whatever their pods are called", []agents.Report{away("a", "x7"), away("b", "y9")}, 0, `kalypso on home: healthy, 2 warnings
+component  ready  version  chart  since  notes
+agent      2/2             0.1.0  60m
+
+node  rate  CPU  memory  lost  stacks  notes
+a     ?                                ! cannot forward a port to pod kalypso/agent-x7
+b     ?                                ! cannot forward a port to pod kalypso/agent-y9
+
+agents on 2 nodes (a, …): cannot forward a port to pod kalypso/agent-x7: connection refused
+fix: kubectl -n kalypso describe pod agent-x7
 `},
 		{"of many those that are not as they should be", many, 80, `kalypso on home: healthy, 3 warnings
 component  ready  version  chart  since  notes
