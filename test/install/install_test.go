@@ -499,26 +499,6 @@ func TestRollBack(t *testing.T) {
 	holds(t, b.run(t, done, "", "install", "--yes", "pyroscope"), "Nothing to do")
 }
 
-// What had failed before is brought back to when it last went through, not to the
-// failure.
-func TestRollBackOfWhatFailed(t *testing.T) {
-	b := newBench(t, "again")
-	b.run(t, done, "", "install", "--yes", "--profile", "small", "cert-manager")
-	check := func(what string) string {
-		return "cert-manager:\n  cert-manager: {startupapicheck: {backoffLimit: 0, podAnnotations: " + outcome(what) + "}}\n"
-	}
-	b.run(t, failed, check(cluster.Failed), "upgrade", "--yes", "cert-manager")
-	if got := b.releases(t)["cert-manager/cert-manager"]; !strings.HasPrefix(got, "failed 2") {
-		t.Fatalf("the release is %q", got)
-	}
-	text := b.run(t, failed, check(cluster.Failed), "upgrade", "--yes", "--rollback-on-failure", "cert-manager")
-	holds(t, text, "failed before", "as it was before: chart", "revision 1")
-	if got := b.releases(t)["cert-manager/cert-manager"]; !strings.HasPrefix(got, "deployed") {
-		t.Errorf("the release is %q", got)
-	}
-	holds(t, b.run(t, done, "", "install", "--yes", "cert-manager"), "Nothing to do")
-}
-
 // document reads what a verb prints for programs, between what it says on the way
 // and the error.
 func document(t *testing.T, text string) map[string]any {
