@@ -289,13 +289,14 @@ type Counters struct {
 	DeferSkipped     uint64
 	ProcessUntracked uint64
 	Filtered         uint64     // of the samples, left out by verdicts before anything was walked
+	Thinned          uint64     // of these, left out by chance: a share of them was wanted
 	RunNs            uint64     // spent on samples, as the programs themselves measure it
 	Stops            [12]uint64 // by profiler.Stop
 }
 
 // Counters reads the totals.
 func (k *Kernel) Counters() (Counters, error) {
-	var total [21]uint64
+	var total [22]uint64
 	var perCPU []uint64
 	for i := range total {
 		var err error
@@ -305,14 +306,14 @@ func (k *Kernel) Counters() (Counters, error) {
 	}
 	c := Counters{
 		Samples: total[0], LostRing: total[1], Merged: total[2], Uncounted: total[3],
-		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6], Filtered: total[7], RunNs: total[counterRunNs],
+		Deferred: total[4], DeferSkipped: total[5], ProcessUntracked: total[6], Filtered: total[7], Thinned: total[8], RunNs: total[counterRunNs],
 	}
-	copy(c.Stops[:], total[9:])
+	copy(c.Stops[:], total[10:])
 	return c, nil
 }
 
 // counterRunNs is the place of Counters.RunNs.
-const counterRunNs = 8
+const counterRunNs = 9
 
 // RunNs is that counter alone, for whoever asks often.
 func (k *Kernel) RunNs() (uint64, error) {

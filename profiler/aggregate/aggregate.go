@@ -117,6 +117,7 @@ type Entry struct {
 	User    []uint64
 	Stop    profiler.Stop
 	Share   uint32 // of such samples that was taken: sampler.Stack
+	Late    int    // the rate that they were taken at, if it is not the window's
 	Count   uint64
 }
 
@@ -151,7 +152,7 @@ func (w *Window) add(s *sampler.Stack, n uint64) (first, fresh bool) {
 	e := w.entries[s.Key]
 	if fresh = e == nil; fresh {
 		e = &Entry{
-			Process: s.Process, TID: s.Key.TID, Comm: text(s.Comm[:]), Stop: s.Stop, Share: s.Share,
+			Process: s.Process, TID: s.Key.TID, Comm: text(s.Comm[:]), Stop: s.Stop, Share: s.Share, Late: s.Late,
 			Kernel: w.keep(s.Kernel), User: w.keep(s.User),
 		}
 		if e.TID != 0 {

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"math"
 
@@ -109,6 +110,7 @@ func (e *engine) attach(ctx context.Context, hz int) error {
 	ctx, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	e.done = make(chan error, 1)
 	go func() { e.done <- e.sampler.Run(ctx) }()
+	e.sampler.SetRate(hz)
 	if err := e.kernel.Attach(hz); err != nil {
 		_ = e.detach() // what is wrong is known
 		return bpf.LoadFault("cannot start sampling", err)
@@ -182,7 +184,7 @@ func (e *engine) profiles(
 			filtered += x.Count
 			continue
 		}
-		rate := rated{proc.workload, shareOf(hz, x.Share)}
+		rate := rated{proc.workload, shareOf(cmp.Or(x.Late, hz), x.Share)}
 		p := byRate[rate]
 		if p == nil {
 			p = &profiler.Profile{Workload: proc.workload, Frequency: rate.hz}

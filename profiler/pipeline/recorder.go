@@ -123,7 +123,7 @@ func (s *Service) beginRecording(r *recorder) error {
 }
 
 // endRecording ends a recording with the current segment. It is false when that
-// cannot be cut yet; the rate is what it was in any case.
+// cannot be cut yet, and the rate stays until it can.
 func (s *Service) endRecording(r *recorder) bool {
 	s.mu.Lock()
 	ended := r.err != nil
@@ -145,12 +145,13 @@ func (s *Service) dueRates() frequencies {
 	s.mu.Lock()
 	for rec := range s.recording {
 		if rec.target == nil {
-			r.rest = max(r.rest, rec.hz)
+			r.all = max(r.all, rec.hz)
 		}
 	}
+	r.rest = max(r.rest, r.all)
 	r.hz = r.rest
 	for rec := range s.recording {
-		if rec.target != nil && rec.hz > r.rest {
+		if rec.target != nil && rec.hz > 0 { // a slow one, too: its target may have a rate of its own
 			r.raised = append(r.raised, raised{s.memory.rate(rec.hz), s.who.target(rec.target)})
 			r.hz = max(r.hz, rec.hz)
 		}

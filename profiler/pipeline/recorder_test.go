@@ -120,9 +120,9 @@ func TestDueRates(t *testing.T) {
 		{"none", nil, 97, 97, 0},
 		{"of all", []recorder{{hz: 499}}, 499, 499, 0},
 		{"of a target", []recorder{{hz: 997, target: target}}, 97, 997, 997},
-		{"of a target, slower", []recorder{{hz: 49, target: target}}, 97, 97, 0},
+		{"of a target, slower", []recorder{{hz: 49, target: target}}, 97, 97, 49},
 		{"of both", []recorder{{hz: 997, target: target}, {hz: 499}}, 499, 997, 997},
-		{"of both, all faster", []recorder{{hz: 499, target: target}, {hz: 997}}, 997, 997, 0},
+		{"of both, all faster", []recorder{{hz: 499, target: target}, {hz: 997}}, 997, 997, 499},
 		{"of a target twice", []recorder{{hz: 499, target: target}, {hz: 997, target: target}}, 97, 997, 997},
 		{"that has ended", []recorder{{target: target}}, 97, 97, 0},
 	} {

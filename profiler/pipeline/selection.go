@@ -155,6 +155,7 @@ func (x *selection) soon(d time.Duration) {
 type frequencies struct {
 	hz     int // at which events fire: the highest
 	rest   int // of what has none of its own
+	all    int // that somebody wants of everything; 0: nobody
 	raised []raised
 }
 
@@ -193,7 +194,7 @@ func (x *selection) rate(p *workload.Pod, r frequencies) int {
 		return 0
 	}
 	if own := p.Frequency(); own > 0 && own < r.rest {
-		return own
+		return max(own, min(r.all, r.rest))
 	}
 	return r.rest
 }
@@ -257,7 +258,7 @@ func (x *selection) fill(p *plan, pods map[string]int, now time.Time) {
 		if !x.set.Outside && !pod || !x.fits(place) {
 			x.leaveOut(p, place)
 		} else if hz := p.asked(place.Path); hz > 0 {
-			p.verdicts[place] = bpf.Verdict{Share: p.of(hz), Below: true}
+			p.verdicts[place] = bpf.Verdict{Share: p.of(max(hz, p.rest)), Below: true}
 		}
 	}
 	x.wait(p.frequencies, pods, there, now)

@@ -125,7 +125,7 @@ func TestSelection(t *testing.T) {
 		return raised{hz, func(cgroup string) bool { return slices.Contains(cgroups, cgroup) }}
 	}
 	raise := func(cgroups ...string) frequencies {
-		return frequencies{1000, 100, []raised{raisedTo(1000, cgroups...)}}
+		return frequencies{hz: 1000, rest: 100, raised: []raised{raisedTo(1000, cgroups...)}}
 	}
 	for _, tt := range []struct {
 		name   string
@@ -157,6 +157,17 @@ func TestSelection(t *testing.T) {
 			want:   map[string]bpf.Verdict{pod(uidIn): all, pod(uidSlow): fifth},
 		},
 		{
+			name: "a rate of its own, and all is recorded", set: Select{Outside: true}, pods: somePods(uidIn, uidSlow), rates: frequencies{hz: 100, rest: 100, all: 50},
+			groups: []string{"/kubepods", pod(uidIn), pod(uidSlow)},
+			want:   map[string]bpf.Verdict{pod(uidIn): all, pod(uidSlow): {Share: 0.5, Below: true}},
+		},
+		{
+			name: "a unit is recorded slower than all is sampled", set: Select{Outside: true}, pods: somePods(uidIn, uidSlow), met: []string{"/a.service"},
+			rates:  frequencies{hz: 100, rest: 100, raised: []raised{raisedTo(50, "/a.service", pod(uidSlow))}},
+			groups: []string{"/kubepods", pod(uidIn), pod(uidSlow)},
+			want:   map[string]bpf.Verdict{"/a.service": all, pod(uidIn): all, pod(uidSlow): {Share: 0.5, Below: true}},
+		},
+		{
 			name: "a unit is recorded at ten times the rate", set: Select{Outside: true}, pods: somePods(uidIn, uidSlow), rates: raise("/a.service"),
 			groups: []string{"/kubepods", pod(uidIn), pod(uidSlow)}, met: []string{"/a.service", "/b.service"},
 			want: map[string]bpf.Verdict{"/a.service": all, pod(uidIn): tenth, pod(uidSlow): fiftieth},
@@ -173,7 +184,7 @@ func TestSelection(t *testing.T) {
 			want: map[string]bpf.Verdict{pod(uidIn): tenth, pod(uidIn) + "/" + cid: all},
 		},
 		{
-			name: "two are recorded, at rates of their own", set: Select{Outside: true}, rates: frequencies{1000, 100, []raised{raisedTo(1000, "/a"), raisedTo(500, "/a", "/b")}},
+			name: "two are recorded, at rates of their own", set: Select{Outside: true}, rates: frequencies{hz: 1000, rest: 100, raised: []raised{raisedTo(1000, "/a"), raisedTo(500, "/a", "/b")}},
 			met:  []string{"/a", "/b", "/c"},
 			want: map[string]bpf.Verdict{"/a": all, "/b": {Share: 0.5, Below: true}},
 		},

@@ -429,7 +429,7 @@ func (s *Service) keepToBudget() {
 // ends, so that a share is always one of the same rate.
 func (s *Service) setRates(r frequencies) {
 	before := s.rates
-	if r.hz == before.hz && r.rest == before.rest && len(r.raised)+len(before.raised) == 0 {
+	if r.hz == before.hz && r.rest == before.rest && r.all == before.all && len(r.raised)+len(before.raised) == 0 {
 		return
 	}
 	p := s.selection.plan(r, time.Now()) // it takes longer than to install it, and meanwhile the shares are others'
@@ -440,6 +440,7 @@ func (s *Service) setRates(r frequencies) {
 		if err := s.kernel.SetFrequency(r.hz); err != nil {
 			s.failed(err)
 		}
+		s.sampler.SetRate(r.hz)
 	}
 	s.rates = r
 	s.install(p)
@@ -455,13 +456,13 @@ func (s *Service) setRates(r frequencies) {
 	s.count(func(st *ServiceStats) { st.RateChanges++; st.Frequency = r.rest })
 }
 
-// taken are samples up to a moment, and those of them that were left out in the
-// kernel.
+// taken are samples up to a moment of what is wanted, and those of them that were
+// left out in the kernel for a rate.
 type taken struct{ all, filtered uint64 }
 
 func (s *Service) takenSoFar() (taken, error) {
 	c, err := s.kernel.Counters()
-	return taken{c.Samples, c.Filtered}, err
+	return taken{c.Samples - (c.Filtered - c.Thinned), c.Thinned}, err
 }
 
 // sampled is the rate that samples of the last second cost as much as. What is

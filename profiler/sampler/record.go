@@ -20,6 +20,7 @@ type Stack struct {
 	Comm    [16]byte     // of the process
 	Name    [16]byte     // of the thread
 	Share   uint32       // of such samples that was taken, of 2^32; bpf.ShareAll: all
+	Late    int          // the rate that it was taken at, of a copy that waited while the rate changed; 0: that of now
 	Stop    profiler.Stop
 	Counted bool     // the kernel side counts further samples of this stack
 	Kernel  []uint64 // addresses, leaf first

@@ -60,6 +60,7 @@ type Sampler struct {
 	Config
 	copies chan *job
 	held   atomic.Int64 // bytes of the copies that are queued or being unwound
+	rate   atomic.Int64 // that events fire at, as far as it was told
 	pool   sync.Pool
 
 	cutting sync.Mutex    // one at a time
@@ -86,6 +87,7 @@ type job struct {
 	Copy
 	words []uint64
 	stack []byte
+	rate  int64 // that events fired at
 }
 
 func (j *job) bytes() int64 { return int64(unsafe.Sizeof(*j)) + int64(8*cap(j.words)+cap(j.stack)) }
@@ -162,6 +164,10 @@ func (s *Sampler) Run(ctx context.Context) error {
 	<-done
 	return err
 }
+
+// SetRate tells the rate that events fire at from now on. What was taken before it
+// and is still being unwound is marked with the rate that it was taken at.
+func (s *Sampler) SetRate(hz int) { s.rate.Store(int64(hz)) }
 
 // Cut calls fn between two samples: what was taken before is with the sink by
 // then, but for copies of stacks that are still being unwound. It waits for fn.
@@ -354,6 +360,7 @@ func (s *Sampler) made(raw []byte) {
 func (s *Sampler) queue(c *Copy, words []uint64) bool {
 	j := s.pool.Get().(*job)
 	j.set(c, words)
+	j.rate = s.rate.Load()
 	if s.held.Add(j.bytes()) <= queuedBytes {
 		select {
 		case s.copies <- j:
@@ -406,6 +413,10 @@ func (s *Sampler) unwind(j *job, user []uint64) []uint64 {
 	}
 	c.User = user
 	c.Key.Hash = hash(&c.Stack)
+	if j.rate != s.rate.Load() {
+		c.Late = int(j.rate)
+		c.Key.Hash = mix(c.Key.Hash, uint64(j.rate))
+	}
 	s.mu.Lock()
 	s.stats.Copies++
 	s.mu.Unlock()

@@ -122,6 +122,33 @@ func testQueueOverflow(t *testing.T, stack int, room uint64) {
 	}
 }
 
+// A copy that waits while the rate changes is of the rate that it was taken at, and
+// is no sample of the same stack taken later.
+func TestCopyThatWaitsKeepsItsRate(t *testing.T) {
+	sink, gate := &kept{}, make(chan struct{})
+	close(gate)
+	s := New(Config{Sink: sink, Unwinder: still{gate}, Failed: func(err error) { t.Error(err) }})
+	raw := copyRecord(0, nil, []uint64{3}, nil)
+	s.SetRate(999)
+	s.record(raw, nil)
+	s.SetRate(97)
+	s.record(raw, nil)
+	close(s.copies)
+	s.unwindCopies()
+	if len(sink.stacks) != 2 || sink.stacks[0].Late != 999 || sink.stacks[1].Late != 0 {
+		t.Fatalf("%+v", sink.stacks)
+	}
+	if sink.stacks[0].Key == sink.stacks[1].Key {
+		t.Error("samples of two rates are one stack")
+	}
+}
+
+// kept is a sink that keeps what it gets.
+type kept struct{ stacks []Stack }
+
+func (k *kept) Add(s *Stack, _ uint64) { k.stacks = append(k.stacks, *s) }
+func (k *kept) Count(Key, uint64)      {}
+
 func TestBadRecordIsCounted(t *testing.T) {
 	var told error
 	s := New(Config{Sink: newTally(), Failed: func(err error) { told = err }})

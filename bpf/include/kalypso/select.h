@@ -101,7 +101,10 @@ static __always_inline __u32 klp_taken(struct task_struct *task)
 	if (!share || share == KLP_VERDICT_ALL)
 		return share;
 	/* By chance and not in turn: nothing is shared between CPUs, nothing marches in step. */
-	return bpf_get_prandom_u32() < share ? share : 0;
+	if (bpf_get_prandom_u32() < share)
+		return share;
+	klp_count(KLP_COUNT_THINNED);
+	return 0;
 }
 
 #endif

@@ -30,6 +30,7 @@ enum klp_counter {
 	KLP_COUNT_DEFER_SKIPPED, /* would have been deferred, but the ring buffer was too full */
 	KLP_COUNT_PROCESS_UNTRACKED, /* children of targets not sampled: table of targets full */
 	KLP_COUNT_FILTERED, /* of the samples, those that a verdict on their cgroup left out */
+	KLP_COUNT_THINNED,  /* of these, those of which a share was taken */
 	KLP_COUNT_RUN_NS,   /* time that our programs ran, but for entering and leaving them */
 	KLP_COUNT_STOPS,    /* + enum klp_stop: samples walked in the kernel, by reason */
 	KLP_COUNTERS = KLP_COUNT_STOPS + KLP_STOP_COUNT,
