@@ -112,10 +112,9 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 		return fmt.Errorf("print the checks: %w", err)
 	}
 	sum, nodes := *report, []preflight.Node(nil)
+	var failed error // what was seen is told all the same
 	if f.nodes && ctx.Err() == nil {
-		if nodes, err = f.tryNodes(ctx, out, all); err != nil {
-			return err
-		}
+		nodes, failed = f.tryNodes(ctx, out, all)
 		for _, n := range nodes {
 			sum.Results = append(sum.Results, n.Report.Results...)
 		}
@@ -129,6 +128,8 @@ func (f *preflightFlags) run(cmd *cobra.Command) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("print the checks: %w", err)
+	case failed != nil:
+		return failed
 	case ctx.Err() != nil:
 		return cli.Exit(cli.ExitInterrupted)
 	case !sum.Healthy():

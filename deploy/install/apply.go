@@ -153,10 +153,10 @@ func (s *Stack) bring(ctx context.Context, step *Step, say func(State, string)) 
 		if err := s.send(ctx, step, say); err != nil {
 			return err
 		}
-		if step.Now != nil {
-			if err := s.replaceStuck(ctx, step, step.Manifests.Objects); err != nil {
-				return err
-			}
+	}
+	if step.Now != nil { // also if they were sent before: the run that did it may have been interrupted
+		if err := s.replaceStuck(ctx, step, step.Manifests.Objects); err != nil {
+			return err
 		}
 	}
 	if err := s.wait(ctx, refsOf(slices.Concat(step.Manifests.CRDs, step.Manifests.Objects), step.Namespace), say); err != nil {

@@ -176,11 +176,14 @@ func (d *doctor) runsOn(n *corev1.Node) bool {
 	return ready && err == nil && matches && !kept
 }
 
-// tolerations are those of the chart, and that which every DaemonSet has for
+// tolerations are those of the chart, and those that every DaemonSet has for
 // nodes that are closed to others.
 func (d *doctor) tolerations() []corev1.Toleration {
-	return append(slices.Clone(d.template.Spec.Tolerations),
-		corev1.Toleration{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
+	list := slices.Clone(d.template.Spec.Tolerations)
+	for _, key := range []string{corev1.TaintNodeUnschedulable, corev1.TaintNodeDiskPressure, corev1.TaintNodeMemoryPressure, corev1.TaintNodePIDPressure} {
+		list = append(list, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule})
+	}
+	return list
 }
 
 // systemOf is what decides whether the agent runs on a node, as its kubelet
@@ -200,6 +203,7 @@ func (d *doctor) enter(ctx context.Context, agents string) (clean func() error, 
 	bounded := func() (context.Context, context.CancelFunc) {
 		return context.WithTimeout(context.WithoutCancel(ctx), cleanLimit)
 	}
+	d.removeLeft(ctx)
 	ns, err := namespaces.Get(ctx, agents, metav1.GetOptions{})
 	switch {
 	case err == nil && ns.Status.Phase != corev1.NamespaceTerminating:
@@ -215,7 +219,6 @@ func (d *doctor) enter(ctx context.Context, agents string) (clean func() error, 
 	case err != nil && !apierrors.IsNotFound(err):
 		return nil, fmt.Errorf("see namespace %s: %w", agents, err)
 	}
-	d.removeLeft(ctx)
 	labels := d.labels()
 	labels["pod-security.kubernetes.io/enforce"] = "privileged"
 	ns, err = namespaces.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: doctorName + "-", Labels: labels}}, metav1.CreateOptions{})
@@ -372,6 +375,7 @@ func (d *doctor) pod(node string) corev1.PodSpec {
 	spec := *d.template.Spec.DeepCopy()
 	no, grace := false, int64(1)
 	spec.RestartPolicy, spec.TerminationGracePeriodSeconds = corev1.RestartPolicyNever, &grace
+	spec.PriorityClassName, spec.Priority = "", nil // a check takes nobody's place
 	spec.ServiceAccountName, spec.DeprecatedServiceAccount, spec.AutomountServiceAccountToken = "", "", &no
 	spec.Volumes, spec.InitContainers, spec.NodeSelector, spec.Tolerations = nil, nil, nil, d.tolerations()
 	spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
