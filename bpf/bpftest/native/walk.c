@@ -138,7 +138,8 @@ static void take_stack(void)
 	if (want > KLP_COPY_BYTES)
 		want = KLP_COPY_BYTES;
 	have = klp_copy_stack(copy, stack_at + from + KLP_COPY_BELOW);
-	if (have != want || copy->below != KLP_COPY_BELOW || memcmp(copy->stack, stack + from, have))
+	if (have != want || copy->below != KLP_COPY_BELOW ||
+	    memcmp(copy->stack, stack + from, have))
 		fail("the copy of the stack is not the stack");
 	free(copy);
 }
