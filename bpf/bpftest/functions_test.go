@@ -452,7 +452,7 @@ func TestBound(t *testing.T) {
 func TestCopyStack(t *testing.T) {
 	f := functions(t)
 	const full = 64 << 10
-	memory := guarded(t, full+8192)
+	memory := guarded(t, 2*full) // pages, of any size
 	for i := range memory {
 		memory[i] = byte(i*7 + i>>8)
 	}

@@ -48,6 +48,12 @@ func (s *Service) Running() ([]Running, error) {
 	return out, nil
 }
 
+// CgroupOf gives the path of the cgroup that a process is known by.
+func (s *Service) CgroupOf(pid profiler.PID) (string, error) {
+	place, err := s.groups.PlaceOf(pid)
+	return place.Path, err
+}
+
 // is gives the workload of an identity that nothing is remembered of.
 func (x *identities) is(id *identity, comm string) *profiler.Workload {
 	x.mu.Lock()

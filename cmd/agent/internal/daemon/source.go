@@ -19,7 +19,7 @@ type source struct{ d *daemon }
 
 // Record implements api.Source.
 func (s source) Record(ctx context.Context, d time.Duration, hz int, f api.Filter) ([]api.Segment, error) {
-	list, err := s.d.service.Record(ctx, d, hz, f.Target())
+	list, err := s.d.service.Record(ctx, d, hz, s.target(f))
 	if errors.Is(err, pipeline.ErrBehind) {
 		err = errors.Join(api.ErrBusy, err)
 	}
@@ -34,6 +34,19 @@ func (s source) Record(ctx context.Context, d time.Duration, hz int, f api.Filte
 		out[i] = apiSegment(&list[i])
 	}
 	return out, nil
+}
+
+// target is what the rate is raised of. Of a process that is its cgroup: the kernel
+// side tells what is thinned apart by nothing less.
+func (s source) target(f api.Filter) pipeline.Target {
+	if t := f.Target(); t != nil || f.PID == 0 {
+		return t
+	}
+	cgroup, err := s.d.service.CgroupOf(f.PID)
+	if err != nil || cgroup == "/" {
+		return nil
+	}
+	return func(path string, _ *profiler.Workload) bool { return path == cgroup }
 }
 
 func apiSegment(s *pipeline.Segment) api.Segment {
