@@ -267,7 +267,7 @@ func TestKernelWalksAsGo(t *testing.T) {
 	functions := bpftest.Load(t, nil)
 	walked, elsewhere := 0, 0
 	for batch := range 40 {
-		memory := guarded(t, 4096<<(batch%6))
+		memory := guarded(t, max(4096<<(batch%6), unix.Getpagesize()))
 		h := newHostile(uint64(batch)<<8|uint64(arch), batch%10 == 9, address(memory), memory)
 		functions.SetTables(t, &h.tables)
 		for i, in := range h.inputs(arch, 50) {
@@ -292,7 +292,7 @@ func TestKernelWalksAsGo(t *testing.T) {
 }
 
 // guarded gives memory with nothing readable within 64 KiB of it: further than
-// a rule's 16-bit offsets reach.
+// a rule's 16-bit offsets reach. It is of whole pages.
 func guarded(t testing.TB, size int) []byte {
 	t.Helper()
 	const around = 64 << 10
