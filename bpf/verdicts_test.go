@@ -164,6 +164,7 @@ func count(t *testing.T, k *bpf.Kernel, samples uint64) (c bpf.Counters) {
 	}
 	c.Samples -= before.Samples
 	c.Filtered -= before.Filtered
+	c.Thinned -= before.Thinned
 	c.RunNs -= before.RunNs
 	return c
 }
@@ -211,6 +212,9 @@ func TestVerdicts(t *testing.T) {
 				off, slack := math.Abs(float64(c.Filtered)-tt.want*float64(c.Samples)), 0.0
 				if n == 400 {
 					slack = 0.12 * float64(c.Samples) // 5 standard deviations
+				}
+				if c.Thinned != 0 && tt.want == 1 || c.Thinned != c.Filtered && tt.want < 1 {
+					t.Errorf("%s: of %d samples that are left out %d are by chance", tt.name, c.Filtered, c.Thinned)
 				}
 				if off > slack {
 					t.Errorf("%s: %d of %d samples are left out, want %.0f %%", tt.name, c.Filtered, c.Samples, 100*tt.want)

@@ -236,6 +236,15 @@ func tryOpen(t *testing.T, text string) (*Fleet, error) {
 	return Open(t.Context(), client, newLocal(t), scope)
 }
 
+// selfOf gives the samples of each function itself.
+func selfOf(p *profiler.Profile) map[string]uint64 {
+	self := map[string]uint64{}
+	for _, r := range format.Top(p) {
+		self[r.Function] = r.Self
+	}
+	return self
+}
+
 func TestRecordAddsUpPodsOfTwoNodes(t *testing.T) {
 	f := opened(t, "deploy/checkout")
 	if got := f.Scope.Title(); got != "deploy/checkout (2 pods on 2 nodes)" {
@@ -246,12 +255,8 @@ func TestRecordAddsUpPodsOfTwoNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := a.Whole()
-	got := map[string]uint64{}
-	for _, r := range format.Top(p) {
-		got[r.Function] = r.Self
-	}
 	// One sample at 50 Hz is two at 100 Hz.
-	if diff := cmp.Diff(got, map[string]uint64{"price": 800, "sell": 400}); diff != "" {
+	if diff := cmp.Diff(selfOf(p), map[string]uint64{"price": 800, "sell": 400}); diff != "" {
 		t.Errorf("(-got +want):\n%s", diff)
 	}
 	if cores := format.Cores(p, format.Samples(p)); p.Duration != 10*time.Second || cores < 1.19 || cores > 1.21 {
@@ -397,11 +402,7 @@ func TestNodesThatRememberLess(t *testing.T) {
 				t.Fatal(err)
 			}
 			p := a.Whole()
-			got := map[string]uint64{}
-			for _, r := range format.Top(p) {
-				got[r.Function] = r.Self
-			}
-			if diff := cmp.Diff(got, tt.samples); diff != "" || p.Duration != tt.length {
+			if diff := cmp.Diff(selfOf(p), tt.samples); diff != "" || p.Duration != tt.length {
 				t.Errorf("%v (-got +want):\n%s", p.Duration, diff)
 			}
 			for i, r := range p.Remarks {

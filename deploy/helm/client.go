@@ -133,8 +133,8 @@ func (c *Client) Find(name string) (*Installed, error) {
 	return installed(revisions)
 }
 
-// Before gives a release as it was in the newest revision up to this one that went
-// through, or nil.
+// Before gives a release as it was in the newest revision up to this one that Helm
+// sent whole, or nil.
 func (c *Client) Before(name string, revision int) (*Installed, error) {
 	revisions, err := c.history(name)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // rollBack brings the releases of a wave that failed back to what they were when
-// they last went through. What never did stays as it is, so that somebody can look
+// they were last sent whole. What never was stays as it is, so that somebody can look
 // at it; waves that came before work, and stay.
 func (s *Stack) rollBack(ctx context.Context, wave []*Step, report func(Event)) {
 	var all sync.WaitGroup

@@ -118,6 +118,13 @@ func (e *engine) attach(ctx context.Context, hz int) error {
 	return nil
 }
 
+// setFrequency changes the rate that events fire at.
+func (e *engine) setFrequency(hz int) error {
+	err := e.kernel.SetFrequency(hz)
+	e.sampler.SetRate(hz)
+	return err
+}
+
 // detach ends sampling. Everything that was sampled is with the collector then.
 func (e *engine) detach() error {
 	e.kernel.Detach()

@@ -31,6 +31,9 @@ func TestRecordRaisesItsTargetOnly(t *testing.T) {
 				}
 				return n == 2
 			})
+			if cgroup, err := s.CgroupOf(a); err != nil || cgroup != g.path()+"/a" {
+				t.Errorf("the one is in %q, %v; want %q", cgroup, err, g.path()+"/a")
+			}
 			ctx, cancel := context.WithCancel(context.Background())
 			raised := func(want bool) func() bool {
 				return func() (ok bool) {

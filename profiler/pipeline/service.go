@@ -437,10 +437,9 @@ func (s *Service) setRates(r frequencies) {
 		if !s.cut(false) {
 			return
 		}
-		if err := s.kernel.SetFrequency(r.hz); err != nil {
+		if err := s.setFrequency(r.hz); err != nil {
 			s.failed(err)
 		}
-		s.sampler.SetRate(r.hz)
 	}
 	s.rates = r
 	s.install(p)
