@@ -96,6 +96,9 @@ func testQueueOverflow(t *testing.T, stack int, room uint64) {
 	for range room + extra + 1 { // one more may be in the unwinder's hands
 		words, _ = s.record(raw, words)
 	}
+	if held := s.held.Load(); held > 2<<20 {
+		t.Errorf("copies of %d bytes wait, more than 2 MiB", held)
+	}
 	over := s.Stats().Overflowed
 	if over != extra && over != extra+1 {
 		t.Errorf("%d copies overflowed, want %d or one more", over, extra)
