@@ -120,7 +120,7 @@ func Unaccepted(address string, said error) error {
 
 // Missing is the error of a backend that does not have what is asked for.
 func Missing(address, what string) error {
-	return Answered(address, fmt.Errorf("it has no %s", what), "is it Pyroscope, or a collector with --feature-gates=service.profilesSupport?")
+	return Answered(address, fmt.Errorf("it has no %s", what), "is it Pyroscope, which takes gRPC at its HTTP port too (4040), or a collector with --feature-gates=service.profilesSupport?")
 }
 
 // Invalid finds the words of Pyroscope for a message that no retry helps, where

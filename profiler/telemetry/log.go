@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 // Format is how log lines look.
@@ -155,6 +158,10 @@ func (h *foldHandler) Enabled(ctx context.Context, level slog.Level) bool {
 // Handle implements slog.Handler.
 func (h *foldHandler) Handle(ctx context.Context, record slog.Record) error {
 	h.log.records[levelIndex(record.Level)].Add(1)
+	if fix := fixOf(record); fix != "" {
+		record = record.Clone()
+		record.AddAttrs(slog.String("fix", fix))
+	}
 	coarse := record.Level.String() + "\x00" + record.Message
 	figures := record.Level < slog.LevelWarn
 	var key strings.Builder
@@ -167,6 +174,19 @@ func (h *foldHandler) Handle(ctx context.Context, record slog.Record) error {
 		return nil
 	}
 	return h.next.Handle(ctx, record)
+}
+
+// fixOf is what helps against the error that a record tells of, if that is known.
+func fixOf(record slog.Record) (fix string) {
+	record.Attrs(func(a slog.Attr) bool {
+		err, _ := a.Value.Any().(error)
+		var fault *profiler.Fault
+		if errors.As(err, &fault) {
+			fix = fault.Fix
+		}
+		return fix == ""
+	})
+	return fix
 }
 
 // WithAttrs implements slog.Handler.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/kalypso-dev/kalypso/profiler"
 )
 
 // lines gives what was written without the times of each line.
@@ -39,6 +41,10 @@ func TestRepeatsAreFolded(t *testing.T) {
 			log.Info("begun")
 			time.Sleep(10 * time.Minute)
 		}, []string{"level=INFO msg=begun"}},
+		{"an error with a fix tells it", func(log *slog.Logger) {
+			log.Warn("window not delivered", "error", fmt.Errorf("send: %w", &profiler.Fault{What: "it is full", Fix: "empty it"}))
+			time.Sleep(10 * time.Minute)
+		}, []string{`level=WARN msg="window not delivered" error="send: it is full" fix="empty it"`}},
 		{"the first at once, the rest as a count after a minute", func(log *slog.Logger) {
 			for range 30 {
 				log.Warn("window not delivered", "error", refused)
