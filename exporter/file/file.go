@@ -32,10 +32,11 @@ const (
 )
 
 // A file is named by the time when its window ended, in UTC, so that names sort
-// by time: kalypso-20261122T203115.000Z.pb.gz.
+// by time: kalypso-20261122T203115.000000Z.pb.gz. Windows that end in the same
+// millisecond are two.
 const (
 	prefix     = "kalypso-"
-	timeLayout = "20060102T150405.000Z"
+	timeLayout = "20060102T150405.000000Z"
 	tempEnding = ".tmp"
 )
 

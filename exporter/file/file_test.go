@@ -93,7 +93,7 @@ func TestAWindowIsOneFile(t *testing.T) {
 	}
 	send(t, f, 0)
 	send(t, f, 1)
-	if diff := cmp.Diff([]string{"kalypso-20261122T110015.000Z.pb.gz", "kalypso-20261122T110030.000Z.pb.gz"}, names(t, dir)); diff != "" {
+	if diff := cmp.Diff([]string{"kalypso-20261122T110015.000000Z.pb.gz", "kalypso-20261122T110030.000000Z.pb.gz"}, names(t, dir)); diff != "" {
 		t.Fatalf("(-want +got)\n%s", diff)
 	}
 	text, err := os.Open(filepath.Join(dir, names(t, dir)[0]))
@@ -156,13 +156,30 @@ func TestARequestSentTwiceIsOneFile(t *testing.T) {
 	}
 }
 
+func TestWindowsOfOneMillisecondAreTwoFiles(t *testing.T) {
+	dir := t.TempDir()
+	f := open(t, Config{Dir: dir})
+	for _, after := range []time.Duration{0, 200 * time.Microsecond} {
+		profiles := window(0)
+		for _, p := range profiles {
+			p.Duration += after
+		}
+		if _, err := f.Send(t.Context(), encode(t, profiles)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(names(t, dir)); n != 2 {
+		t.Errorf("%d files, want 2", n)
+	}
+}
+
 func TestTheOldestFilesMakeRoom(t *testing.T) {
 	size := int64(len(encode(t, window(0)).Body))
 	for name, cfg := range map[string]Config{"files": {MaxFiles: 3}, "bytes": {MaxBytes: size*3 + size/2}} {
 		t.Run(name, func(t *testing.T) {
 			cfg.Dir = t.TempDir()
 			// Of these none is the folder's, whatever it is called like.
-			foreign := []string{"README", "kalypso-20261122T110015.000Z.pb.gz.bak", "kalypso-2026.pb.gz", "shop.pb.gz"}
+			foreign := []string{"README", "kalypso-20261122T110015.000000Z.pb.gz.bak", "kalypso-2026.pb.gz", "shop.pb.gz"}
 			for _, name := range foreign {
 				if err := os.WriteFile(filepath.Join(cfg.Dir, name), []byte("mine"), 0o600); err != nil {
 					t.Fatal(err)
