@@ -38,11 +38,11 @@ func (f *Filter) workload(p *profiler.Profile) bool {
 	return true
 }
 
-// apply gives the profiles with the samples that the filter lets through. Of a
+// Apply gives the profiles with the samples that the filter lets through. Of a
 // profile that stays whole it gives the same, and of one that loses samples a
 // new one whose quality is counted again: of it only the number of samples that
 // were lost is still that of all, because nobody knows whose they were.
-func (f Filter) apply(profiles []*profiler.Profile) []*profiler.Profile {
+func (f Filter) Apply(profiles []*profiler.Profile) []*profiler.Profile {
 	if f.empty() {
 		return profiles
 	}

@@ -287,7 +287,7 @@ type summer struct {
 
 func (s *summer) add(seg Segment) {
 	lowest := seg.Frequency // a share of them has a lower rate of its own
-	for _, p := range s.filter.apply(seg.Profiles) {
+	for _, p := range s.filter.Apply(seg.Profiles) {
 		s.Add(p)
 		lowest = min(lowest, p.Frequency)
 	}

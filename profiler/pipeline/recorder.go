@@ -13,6 +13,7 @@ import (
 type recorder struct {
 	hz       int
 	target   Target
+	wanted   Wanted
 	from     uint64 // the first segment that is wanted
 	to       uint64 // the last one, once it is known
 	known    bool
@@ -26,6 +27,10 @@ type recorder struct {
 // it is of, nil where a path names none. Events fire on all CPUs, so the rate of
 // what is not the target is kept by taking a share of its samples. nil: of all.
 type Target func(cgroup string, w *profiler.Workload) bool
+
+// Wanted gives those of a segment's profiles that a recording is to have, and of
+// their samples. What others run takes no room in it then. nil: all.
+type Wanted func([]*profiler.Profile) []*profiler.Profile
 
 // ErrBehind says that a recording cannot begin: naming is far behind.
 var ErrBehind = errors.New("the agent is still naming what was sampled before: try again in a few seconds")
@@ -49,14 +54,14 @@ const endAgain = 10 * time.Millisecond
 
 // Record gives what is sampled from now on for a while, the target at a rate of at
 // least hz where the memory allows it; then the rate is what it was. The segments
-// are those that are delivered, too, with all that is no target at its own rate; names
-// of containers that are still to come are waited for less long. A context that ends
-// early is no error.
-func (s *Service) Record(ctx context.Context, d time.Duration, hz int, target Target) ([]Segment, error) {
+// are those that are delivered, too, with what is wanted of their profiles: what is no
+// target at its own rate. Names of containers that are still to come are waited for
+// less long. A context that ends early is no error.
+func (s *Service) Record(ctx context.Context, d time.Duration, hz int, target Target, wanted Wanted) ([]Segment, error) {
 	if hz != 0 && (hz < MinFrequency || hz > MaxFrequency) {
 		return nil, badFrequency(hz)
 	}
-	r := &recorder{hz: hz, target: target, done: make(chan struct{})}
+	r := &recorder{hz: hz, target: target, wanted: wanted, done: make(chan struct{})}
 	var err error
 	if e := s.do(ctx, func() { err = s.beginRecording(r) }); e != nil {
 		return nil, e
@@ -186,6 +191,9 @@ func (s *Service) publish(seg Segment) {
 
 // add adds a segment, or gives up when that is too much.
 func (r *recorder) add(seg Segment, most int64) {
+	if r.wanted != nil {
+		seg.Profiles = r.wanted(seg.Profiles)
+	}
 	r.bytes += segmentBytes
 	for _, p := range seg.Profiles {
 		r.bytes += int64(len(p.Samples)) * sampleBytes

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ func TestRecordRaisesItsTargetOnly(t *testing.T) {
 			}
 			recorded := make(chan []Segment, 1)
 			go func() {
-				segments, err := s.Record(ctx, time.Hour, hz, func(cgroup string, _ *profiler.Workload) bool { return cgroup == g.path()+"/a" })
+				segments, err := s.Record(ctx, time.Hour, hz, func(cgroup string, _ *profiler.Workload) bool { return cgroup == g.path()+"/a" }, nil)
 				if err != nil {
 					t.Error(err)
 				}
@@ -160,5 +161,30 @@ func TestEquivalentRate(t *testing.T) {
 		if got := tt.r.equivalent(tt.t); got != tt.want {
 			t.Errorf("%s: %d Hz, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestRecorderKeepsWhatIsWanted: what others run does not end a recording.
+func TestRecorderKeepsWhatIsWanted(t *testing.T) {
+	others := &profiler.Profile{Samples: make([]profiler.Sample, 100)}
+	wanted := &profiler.Profile{Samples: make([]profiler.Sample, 1)}
+	most := int64(segmentBytes + 10*sampleBytes)
+	for name, tt := range map[string]struct {
+		wanted Wanted
+		want   error
+	}{
+		"all":      {nil, ErrTooLarge},
+		"a target": {func([]*profiler.Profile) []*profiler.Profile { return []*profiler.Profile{wanted} }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &recorder{wanted: tt.wanted}
+			r.add(Segment{Profiles: []*profiler.Profile{others, wanted}}, most)
+			if r.err != tt.want {
+				t.Fatalf("%v, want %v", r.err, tt.want)
+			}
+			if r.err == nil && (len(r.segments) != 1 || !slices.Equal(r.segments[0].Profiles, []*profiler.Profile{wanted})) {
+				t.Errorf("it has %v", r.segments)
+			}
+		})
 	}
 }

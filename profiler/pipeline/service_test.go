@@ -207,7 +207,7 @@ func TestServiceChangesRate(t *testing.T) {
 func TestRecorder(t *testing.T) {
 	pid := start(t, compile(t, "recorded", spinner), "12")
 	s, got, stop := serve(t, func(c *ServiceConfig) { c.Window = 10 * time.Minute })
-	if _, err := s.Record(context.Background(), time.Second, MaxFrequency+1, nil); err == nil {
+	if _, err := s.Record(context.Background(), time.Second, MaxFrequency+1, nil, nil); err == nil {
 		t.Error("an impossible rate is taken")
 	}
 	var both sync.WaitGroup
@@ -216,7 +216,7 @@ func TestRecorder(t *testing.T) {
 	for i, hz := range []int{0, 499} {
 		both.Go(func() {
 			var err error
-			if results[i], err = s.Record(context.Background(), time.Second, hz, nil); err != nil {
+			if results[i], err = s.Record(context.Background(), time.Second, hz, nil, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -241,13 +241,13 @@ func TestRecorder(t *testing.T) {
 	until(t, "the old rate", func() bool { return s.Stats().Frequency == 199 })
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := s.Record(ctx, time.Hour, 0, nil); err != nil && !errors.Is(err, context.Canceled) {
+	if _, err := s.Record(ctx, time.Hour, 0, nil, nil); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Record(context.Background(), time.Second, 0, nil); !errors.Is(err, ErrNotRunning) {
+	if _, err := s.Record(context.Background(), time.Second, 0, nil, nil); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("a recording after the end says: %v", err)
 	}
 	last := 0
@@ -264,7 +264,7 @@ func TestRecorder(t *testing.T) {
 // TestRecorderDoesNotLowerTheRate: what others get is what they would have got.
 func TestRecorderDoesNotLowerTheRate(t *testing.T) {
 	s, _, _ := serve(t, func(*ServiceConfig) {})
-	segments, err := s.Record(context.Background(), 2500*time.Millisecond, 47, nil)
+	segments, err := s.Record(context.Background(), 2500*time.Millisecond, 47, nil, nil)
 	if err != nil || len(segments) == 0 {
 		t.Fatalf("%d segments, %v", len(segments), err)
 	}
@@ -281,7 +281,7 @@ func TestRecorderRespectsMemory(t *testing.T) {
 	s, _, _ := serve(t, func(*ServiceConfig) {})
 	s.memory.pressure.Store(fewer)
 	until(t, "the lower rate", func() bool { return s.Stats().Frequency == 199/4 })
-	segments, err := s.Record(context.Background(), 300*time.Millisecond, 400, nil)
+	segments, err := s.Record(context.Background(), 300*time.Millisecond, 400, nil, nil)
 	if err != nil || len(segments) == 0 {
 		t.Fatalf("%d segments, %v", len(segments), err)
 	}
@@ -312,7 +312,7 @@ func TestRecorderEndsWhileNamingIsBehind(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	recorded := make(chan error, 1)
 	go func() {
-		segments, err := s.Record(ctx, time.Hour, 0, nil)
+		segments, err := s.Record(ctx, time.Hour, 0, nil, nil)
 		if err == nil && len(segments) == 0 {
 			err = errors.New("nothing was recorded")
 		}
@@ -363,7 +363,7 @@ func TestRecorderEndsWithItsMemory(t *testing.T) {
 	s, _, _ := serve(t, func(*ServiceConfig) {})
 	recorded := make(chan error, 1)
 	go func() {
-		_, err := s.Record(context.Background(), time.Hour, 401, nil)
+		_, err := s.Record(context.Background(), time.Hour, 401, nil, nil)
 		recorded <- err
 	}()
 	until(t, "the recording", func() bool { return s.Stats().Frequency == 401 })

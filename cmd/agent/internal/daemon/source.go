@@ -19,7 +19,7 @@ type source struct{ d *daemon }
 
 // Record implements api.Source.
 func (s source) Record(ctx context.Context, d time.Duration, hz int, f api.Filter) ([]api.Segment, error) {
-	list, err := s.d.service.Record(ctx, d, hz, s.target(f))
+	list, err := s.d.service.Record(ctx, d, hz, s.target(f), f.Apply)
 	if errors.Is(err, pipeline.ErrBehind) {
 		err = errors.Join(api.ErrBusy, err)
 	}
