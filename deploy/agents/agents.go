@@ -23,9 +23,10 @@ import (
 	"github.com/kalypso-dev/kalypso/profiler/api"
 )
 
-// Reacher opens a way to a port of a pod.
+// Reacher opens a way to a port of a pod. Whoever is through with it says whether
+// there were answers on it.
 type Reacher interface {
-	Reach(ctx context.Context, pod *corev1.Pod, port int) (address string, closeIt func(), err error)
+	Reach(ctx context.Context, pod *corev1.Pod, port int) (address string, through func(answered bool), err error)
 }
 
 // Forwarded reaches pods by port-forward, which enters the pod's own network: to
@@ -33,12 +34,12 @@ type Reacher interface {
 type Forwarded struct{ *kube.Cluster }
 
 // Reach implements Reacher.
-func (f Forwarded) Reach(ctx context.Context, pod *corev1.Pod, port int) (string, func(), error) {
+func (f Forwarded) Reach(ctx context.Context, pod *corev1.Pod, port int) (string, func(bool), error) {
 	w, err := f.ForwardPod(ctx, pod.Namespace, pod.Name, port, 0)
 	if err != nil {
 		return "", nil, err
 	}
-	return w.Addr, w.Close, nil
+	return w.Addr, func(bool) { w.Close() }, nil
 }
 
 // Limits of what is asked at a time, and of how long it may take.
@@ -58,7 +59,7 @@ type Fleet struct {
 type agent struct {
 	node, namespace, pod string
 	client               *api.Client
-	closeWay             func()
+	through              func(answered bool) // with the way to it
 }
 
 // Open finds the agent of each node of a scope and opens a way to it. Nodes
@@ -167,16 +168,16 @@ func open(ctx context.Context, reach Reacher, node string, pods []corev1.Pod) (*
 	if !ready(p) {
 		return nil, &profiler.Fault{What: "the agent of node " + node + " is not ready", Why: fmt.Errorf("pod %s is %s", p.Name, state(p)), Fix: "kalypsoctl logs agent     or kubectl -n " + p.Namespace + " describe pod " + p.Name}
 	}
-	address, closeWay, err := reach.Reach(ctx, p, portOf(p))
+	address, through, err := reach.Reach(ctx, p, portOf(p))
 	if err != nil {
 		return nil, err
 	}
 	client, err := api.NewClient(address)
 	if err != nil {
-		closeWay()
+		through(false)
 		return nil, err
 	}
-	return &agent{node, p.Namespace, p.Name, client, closeWay}, nil
+	return &agent{node, p.Namespace, p.Name, client, through}, nil
 }
 
 func ready(p *corev1.Pod) bool {
@@ -217,7 +218,7 @@ func portOf(p *corev1.Pod) int {
 func (f *Fleet) Close() {
 	for _, a := range f.agents {
 		a.client.Close()
-		a.closeWay()
+		a.through(true)
 	}
 }
 

@@ -93,12 +93,12 @@ type local struct {
 	agents map[string]string // addresses by pod
 }
 
-func (l *local) Reach(_ context.Context, p *corev1.Pod, port int) (string, func(), error) {
+func (l *local) Reach(_ context.Context, p *corev1.Pod, port int) (string, func(bool), error) {
 	address, ok := l.agents[p.Name]
 	if !ok || port != 4041 {
 		return "", nil, errors.New("no such agent")
 	}
-	return address, func() {}, nil
+	return address, func(bool) {}, nil
 }
 
 func newLocal(t *testing.T) *local {

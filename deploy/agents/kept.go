@@ -11,7 +11,8 @@ import (
 )
 
 // Kept reaches pods as Forwarded does, for who asks them again and again: a way stays
-// open until it ends by itself, as it does with its pod, or until Close.
+// open until it ends by itself, as it does with its pod, until there is no answer on
+// it, or until Close. A node that went away ends nothing: TCP waits for it.
 type Kept struct {
 	open func(context.Context, *corev1.Pod, int) (way, error)
 
@@ -37,25 +38,34 @@ func Keep(c *kube.Cluster) *Kept {
 }
 
 // Reach implements Reacher.
-func (k *Kept) Reach(ctx context.Context, pod *corev1.Pod, port int) (string, func(), error) {
+func (k *Kept) Reach(ctx context.Context, pod *corev1.Pod, port int) (string, func(bool), error) {
 	k.mu.Lock()
 	w, ok := k.ways[pod.UID]
 	k.mu.Unlock()
 	if ok {
 		select {
 		case <-w.ended:
+			ok = false
 		default:
-			return w.address, func() {}, nil
 		}
 	}
-	w, err := k.open(ctx, pod, port)
-	if err != nil {
-		return "", nil, err
+	if !ok {
+		var err error
+		if w, err = k.open(ctx, pod, port); err != nil {
+			return "", nil, err
+		}
+		k.mu.Lock()
+		k.ways[pod.UID] = w
+		k.mu.Unlock()
 	}
-	k.mu.Lock()
-	k.ways[pod.UID] = w
-	k.mu.Unlock()
-	return w.address, func() {}, nil
+	return w.address, func(answered bool) {
+		if !answered {
+			k.mu.Lock()
+			delete(k.ways, pod.UID)
+			k.mu.Unlock()
+			w.close()
+		}
+	}, nil
 }
 
 // Close ends all ways.

@@ -77,9 +77,12 @@ func report(ctx context.Context, reach Reacher, node string, pods []corev1.Pod) 
 	r := Report{Node: node}
 	a, err := open(ctx, reach, node, pods)
 	if err == nil {
-		defer func() { a.client.Close(); a.closeWay() }()
 		r.Pod = a.pod
-		if r.Quality, err = a.client.Quality(ctx); err != nil {
+		r.Quality, err = a.client.Quality(ctx)
+		var answered *api.StatusError
+		a.client.Close()
+		a.through(err == nil || errors.As(err, &answered))
+		if err != nil {
 			err = a.failed(ctx, err)
 			r.Quality = nil
 		}

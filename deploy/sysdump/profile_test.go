@@ -35,8 +35,8 @@ func (hot) Dump(context.Context, profiler.PID) (*api.Dump, error) {
 // reacher reaches the real API of an agent, in this process.
 type reacher string
 
-func (r reacher) Reach(context.Context, *corev1.Pod, int) (string, func(), error) {
-	return string(r), func() {}, nil
+func (r reacher) Reach(context.Context, *corev1.Pod, int) (string, func(bool), error) {
+	return string(r), func(bool) {}, nil
 }
 
 func newAgent(t *testing.T) reacher {
