@@ -236,6 +236,30 @@ func (a *analysis) sweep(first bool) {
 			a.marks[t] |= markFunction
 		}
 	}
+	for at := int(-a.base % trapsAlign); at < len(a.code); at += trapsAlign {
+		if a.marks[at]&(markBoundary|markPadding) == markBoundary && a.trapsBefore(at) {
+			a.marks[at] |= markFunction
+		}
+	}
+}
+
+// V8 fills with traps between its built-in functions, and compilers never fill so
+// within one: of node's 2,182 on amd64, 2,178 begin at a multiple of trapsAlign behind
+// so many bytes of them, and nothing else does.
+const (
+	trapsAlign = 32
+	trapBytes  = 4
+	trap       = 0xcc // int3; on arm64 four are no instruction
+)
+
+// trapsBefore tells whether nothing but traps is before an offset.
+func (a *analysis) trapsBefore(at int) bool {
+	for i := at - trapBytes; i < at; i++ {
+		if i < 0 || a.code[i] != trap || !a.arch.linkRegister && a.marks[i]&markPadding == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // padding is the length of the filler at an offset.
@@ -294,7 +318,7 @@ func (a *analysis) walk(p path, weak bool) {
 			if a.trial > 0 && int(a.owner[at]) < a.trial {
 				known := a.states[e-1]
 				m := known.meet(*s)
-				if known.kind == frameLost {
+				if known.kind == frameLost || known.kind == framePopped {
 					return
 				}
 				if m.rule(a.arch) == known.rule(a.arch) {
@@ -334,7 +358,7 @@ func (a *analysis) walk(p path, weak bool) {
 			return
 		case stepReturn:
 			t := &a.trails[on]
-			if before.kind == frameLive && st.bad {
+			if st.bad && (before.kind == frameLive || before.thrown) {
 				t.errors = min(t.errors+1, maxCount)
 			} else if before.kind == frameLive {
 				t.proofs = min(t.proofs+1, maxCount)

@@ -357,6 +357,108 @@ after:	call crazy
 	}
 }
 
+// TestCodeOfBuiltins names the rules of code as V8 makes it, which nothing but the
+// traps before a function tells from the middle of another.
+func TestCodeOfBuiltins(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the assembly is for x86-64")
+	}
+	dir := t.TempDir()
+	source, out := filepath.Join(dir, "a.s"), filepath.Join(dir, "a")
+	if err := os.WriteFile(source, []byte(`
+.macro builtin name
+	.fill 4, 1, 0xcc
+	.balign 32, 0xcc
+\name:
+.endm
+.globl _start
+_start:	hlt
+builtin handler # ends by a jump to the next one, and makes its frame late
+	movzbl 1(%rdi), %eax
+	cmp %eax, %esi
+	jne slow
+	jmp *%rcx
+slow:	push %rbp
+	mov %rsp, %rbp
+	push $0x22
+in_slow:	call *%rdx
+	mov %rbp, %rsp
+	pop %rbp
+	jmp *%rcx
+builtin divides # by ten, which is no trap
+	push %rbx
+	sub $16, %rsp
+	.balign 32
+	.fill 22, 1, 0x90
+	movabs $0xcccccccccccccccd, %rax
+magic:	call *%rdx
+	add $16, %rsp
+	pop %rbx
+	ret
+builtin moves # its return address behind arguments
+	pop %rax
+	push %rbx
+	push %rdi
+popped:	push %rax
+	push %rbp
+	mov %rsp, %rbp
+moved:	call *%rdx
+	mov %rbp, %rsp
+	pop %rbp
+	pop %rcx
+	add %rbx, %rsp
+	push %rcx
+	ret
+builtin throws # its own away, and goes to what is found instead
+	test $0xe, %cl
+	jne own
+	pop %r15
+	push %rbp
+	mov %rsp, %rbp
+	push %r15
+	ret
+own:	add $8, %rsp
+thrown:	cmp $2, %ecx
+	jne other
+	push %rbp
+	mov %rsp, %rbp
+	push $0x26
+tail:	call *%rdx
+	mov %rbp, %rsp
+	pop %rbp
+	jmp *%rcx
+other:	push %rcx
+	ret
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "gcc", "-nostdlib", "-static", "-o", out, source)
+	f := openFile(t, out)
+	x, err := Options{Code: true}.Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs := symbolAddresses(t, f)
+	want := map[string]string{
+		"handler": "rsp+8 same c-8",
+		"slow":    "rsp+8 same c-8",
+		"in_slow": "rbp+16 c-16 c-8",
+		"magic":   "rsp+32 same c-8",
+		"popped":  "unsupported",
+		"moved":   "rbp+16 c-16 c-8",
+		"throws":  "rsp+8 same c-8",
+		"thrown":  "unsupported",
+		"tail":    "rbp+16 c-16 c-8",
+	}
+	got := map[string]string{}
+	for label := range want {
+		got[label] = ruleText(t, x, addrs[label])
+	}
+	if diff := cmp.Diff(got, want); diff != "" {
+		t.Errorf("rules (-got +want):\n%s", diff)
+	}
+}
+
 // FuzzCode follows random bytes.
 func FuzzCode(f *testing.F) {
 	f.Add([]byte("\x55\x48\x89\xe5\xe8\x00\x00\x00\x00\x5d\xc3"), false)

@@ -45,16 +45,18 @@ const (
 
 // Kinds of frameState.
 const (
-	frameLive uint16 = iota
-	frameStop        // outermost: nobody called this
-	frameLost        // contradictory
+	frameLive   uint8 = iota
+	frameStop         // outermost: nobody called this
+	frameLost         // contradictory
+	framePopped       // the return address was taken off the stack
 )
 
 // frameState is what is known before an instruction.
 type frameState struct {
-	kind    uint16
+	kind    uint8
+	thrown  bool // framePopped: it was not read
 	fpSaved bool // the caller's frame pointer is at CFA + fpSlot
-	raSaved bool // the return address is at CFA + raSlot (aarch64)
+	raSaved bool // the return address is at CFA + raSlot (aarch64; x86-64: it was put there)
 	fpSlot  int32
 	raSlot  int32
 	values  [valueCount]frameValue
@@ -116,12 +118,27 @@ func (s *frameState) load(at frameValue) frameValue {
 	return frameValue{}
 }
 
-// underflow notes that the return address was popped: an assembly function
-// that returns by a jump.
-func (s *frameState) underflow() {
-	if s.kind == frameLive {
-		s.kind = frameLost
+// underflow notes that the return address was taken off the stack: by assembly that
+// returns by a jump, or puts it back elsewhere. Only the caller's frame pointer is
+// followed then. thrown says that the address was not read.
+func (s *frameState) underflow(thrown bool) {
+	if s.kind != frameLive {
+		return
 	}
+	fp := s.values[valueFP]
+	*s = frameState{kind: frameLost}
+	if fp.kind == valueCaller {
+		s.kind, s.thrown = framePopped, thrown
+		s.values[valueFP] = fp
+	}
+}
+
+// refound notes that such code makes a frame as functions do: what it finds on the
+// stack is its return address, wherever it put it, or its caller's if it threw its
+// own away. V8's built-in functions do so where they move arguments.
+func (s *frameState) refound() {
+	*s = frameState{values: s.values, raSaved: true, raSlot: -8}
+	s.values[valueSP] = frameValue{valueCFA, -8}
 }
 
 // meet keeps what holds in both states.
@@ -162,7 +179,7 @@ func (s *frameState) rule(a *arch) Rule {
 	switch s.kind {
 	case frameStop:
 		return Rule{CFA: CFAStop}
-	case frameLost:
+	case frameLost, framePopped:
 		return unsupported
 	}
 	var r Rule

@@ -1,6 +1,9 @@
 package cfi
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // General registers of x86-64 as instructions number them.
 const (
@@ -404,6 +407,11 @@ func x86Slot(reg uint8) int {
 	return -1
 }
 
+// isMoveOfSPToFP tells whether code begins with mov %rsp,%rbp.
+func isMoveOfSPToFP(code []byte) bool {
+	return bytes.HasPrefix(code, []byte{0x48, 0x89, 0xe5}) || bytes.HasPrefix(code, []byte{0x48, 0x8b, 0xec})
+}
+
 // stepX86 applies the instruction at code[at] to s.
 func stepX86(a *analysis, s *frameState, at int) step {
 	in := &a.x86
@@ -437,6 +445,7 @@ func stepX86(a *analysis, s *frameState, at int) step {
 		width = 2
 	}
 	push := func(v frameValue) {
+		s.thrown = false // a return goes to what was pushed
 		s.values[valueSP] = s.values[valueSP].plus(-width)
 		if width == 8 {
 			s.store(s.values[valueSP], v)
@@ -447,7 +456,7 @@ func stepX86(a *analysis, s *frameState, at int) step {
 		sp := s.values[valueSP]
 		s.set(valueSP, sp.plus(width))
 		if sp.kind == valueCFA && sp.off >= -8 {
-			s.underflow()
+			s.underflow(false)
 		}
 		if reg == x86RSP {
 			v = frameValue{}
@@ -485,6 +494,9 @@ func stepX86(a *analysis, s *frameState, at int) step {
 	case op&0xf8 == 0x50, op&0xf8 == 0x58:
 		r := op&7 | in.ext
 		if op&8 == 0 {
+			if s.kind == framePopped && r == x86RBP && value(r).kind == valueCaller && isMoveOfSPToFP(a.code[next:]) {
+				s.refound()
+			}
 			push(value(r))
 		} else {
 			pop(r)
@@ -506,8 +518,11 @@ func stepX86(a *analysis, s *frameState, at int) step {
 	case op == 0xc3, op == 0xc2, op == 0xcb, op == 0xca, op == 0xcf:
 		st.kind = stepReturn
 		if sp := s.values[valueSP]; sp.kind == valueCFA && sp.off != -8 || op == 0xcf {
-			st.bad = true
+			if st.bad = !s.raSaved; s.raSaved { // to what was pushed: a jump
+				st.kind = stepEnd
+			}
 		}
+		st.bad = st.bad || s.thrown
 	case op == 0xcc, op == 0xf4, op == 0xf1: // int3, hlt, int1
 		st.kind = stepEnd
 	case op == 0xe8:
@@ -550,7 +565,10 @@ func stepX86(a *analysis, s *frameState, at int) step {
 		if in.reg&7 == 5 {
 			n = -n
 		}
-		set(in.rm, value(in.rm).plus(n))
+		thrown := in.rm == x86RSP && n == 8 && s.values[valueSP] == frameValue{valueCFA, -8}
+		if set(in.rm, value(in.rm).plus(n)); thrown {
+			s.underflow(true)
+		}
 	case (op == 0x31 || op == 0x33) && in.mod == 3 && in.reg == in.rm && in.rm == x86RBP:
 		// The ABI (3.4.1) marks the outermost frame with rbp 0. Elsewhere
 		// nobody may lose the caller's rbp.
