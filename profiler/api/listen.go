@@ -29,7 +29,7 @@ func Listen(address string, allowRemote bool) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, socketPrefix); ok {
 		return listenUnix(path)
 	}
-	host, _, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, &profiler.Fault{
 			What: fmt.Sprintf("cannot listen on %q", address), Why: errors.New("an address is HOST:PORT, or unix:PATH"),
@@ -42,15 +42,21 @@ func Listen(address string, allowRemote bool) (net.Listener, error) {
 			Fix: "--listen " + DefaultAddress + ", or allow them to read metrics and health",
 		}
 	}
-	l, err := net.Listen("tcp", address)
+	at := address
+	if host == localhost { // whatever a resolver makes of it: RFC 6761, section 6.3
+		at = net.JoinHostPort("127.0.0.1", port)
+	}
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return nil, listenFault(address, err)
 	}
 	return l, nil
 }
 
+const localhost = "localhost"
+
 func loopback(host string) bool {
-	if host == "localhost" {
+	if host == localhost {
 		return true
 	}
 	addr, err := netip.ParseAddr(host)
