@@ -153,7 +153,8 @@ type noted map[uint32]bool
 func (n noted) AddTarget(pid uint32) error { n[pid] = true; return nil }
 
 func TestAddTargetsTakesChildren(t *testing.T) {
-	cmd := exec.Command("sh", "-c", "sh -c 'echo $$; read x' & echo $!; read x")
+	// What a shell runs in the background has no standard input of its own.
+	cmd := exec.Command("sh", "-c", "exec 3<&0; sh -c 'echo $$; read x <&3' & read x")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
