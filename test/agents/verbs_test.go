@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -104,13 +105,18 @@ func verbs(t *testing.T, b *bench) {
 		}
 	})
 	t.Run("dump", func(t *testing.T) {
-		r := b.ctl(t, "dump", "pod/store-0", "-n", "shop")
-		r.code(t, 0)
-		t.Log(r.text())
-		for _, want := range []string{"node node-2", "main.level1", "main.main"} {
-			if !strings.Contains(r.text(), want) {
-				t.Errorf("it does not have %q", want)
+		// A tenth of the time the worker has the CPU, and main is on no thread.
+		for left := 10; ; left-- {
+			r := b.ctl(t, "dump", "pod/store-0", "-n", "shop")
+			r.code(t, 0)
+			missing := slices.DeleteFunc([]string{"node node-2", "main.level1", "main.main"}, func(want string) bool { return strings.Contains(r.text(), want) })
+			if len(missing) > 0 && left > 0 {
+				continue
 			}
+			if t.Log(r.text()); len(missing) > 0 {
+				t.Errorf("it does not have %q", missing)
+			}
+			break
 		}
 	})
 	t.Run("ui", func(t *testing.T) { ui(t, b) })
