@@ -146,6 +146,7 @@ func (s frameState) meet(o frameState) frameState {
 	if s.kind != o.kind {
 		return frameState{kind: frameLost}
 	}
+	s.thrown = s.thrown && o.thrown
 	for i := range s.values {
 		if s.values[i] != o.values[i] {
 			s.values[i] = frameValue{}
