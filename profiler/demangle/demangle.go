@@ -34,7 +34,9 @@ func Name(symbol string) string {
 	name, plt := strings.CutSuffix(symbol, "@plt")
 	name = Base(name)
 	if strings.HasPrefix(name, "_") && len(name) <= maxInput {
-		name = expand(name)
+		if readable := expand(name); readable != "" { // as it is of "_RC0", a crate without a name
+			name = readable
+		}
 	}
 	if plt {
 		name += "@plt"

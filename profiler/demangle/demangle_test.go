@@ -140,6 +140,7 @@ func FuzzName(f *testing.F) {
 	for _, s := range []string{
 		"_ZNKSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEE4sizeEv", "_RINvNtC4core3ptr13drop_in_placeNtC3foo3BarEB4_",
 		"_ZN3std2io5stdio6_print17h0123456789abcdefE.llvm.12", "foo.part.0.cold", "_ZZ4mainENKUlvE_clEv@plt", nested(20), "a\x1b\xff",
+		"_RC0",
 	} {
 		f.Add(s)
 	}
