@@ -85,7 +85,8 @@ func TestAgents(t *testing.T) {
 	})
 	var when periods
 	when.chosen = b.choose(t)
-	when.renamed = span{time.Now(), time.Now().Add(2 * window)}
+	// What was sampled before is named up to two windows later.
+	when.renamed = span{time.Now().Add(-3 * window), time.Now().Add(2 * window)}
 	b.kubectl(t, "-n", "shop", "label", "pod", "store-0", "--overwrite", "app.kubernetes.io/name=renamed")
 	b.kubectl(t, "-n", "shop", "delete", "pod", "-l", "app=checkout", "--wait=false")
 	b.pass(t, 2*window)

@@ -61,7 +61,7 @@ func TestPreflightNodes(t *testing.T) {
 		b.noDoctor(t)
 	})
 	t.Run("nodes on which nothing ran, one of each system", func(t *testing.T) {
-		r := b.ctl(t, "preflight", "--nodes", "--only", "api", "--timeout", "30s")
+		r := b.ctl(t, "preflight", "--nodes", "--only", "api", "--timeout", "1m")
 		r.code(t, 3)
 		for _, words := range []string{"node node-1 (Linux ", "✓ programs", "node simulated-1 (", "like simulated-2", "✗ doctor  no sign that the pod ran on simulated-1", "effect  whether the agent runs there is not known", "fix     kubectl describe node simulated-1", "more: kalypsoctl explain doctor"} {
 			if !strings.Contains(r.text(), words) {
@@ -71,7 +71,7 @@ func TestPreflightNodes(t *testing.T) {
 		b.noDoctor(t)
 	})
 	t.Run("an image that is not there", func(t *testing.T) {
-		r := b.ctl(t, "preflight", "--nodes", "--only", "api", "--short", "--timeout", "20s", "--set", real, "--set", "agent.image.pullPolicy=Never", "--set", "agent.image.tag=none")
+		r := b.ctl(t, "preflight", "--nodes", "--only", "api", "--short", "--timeout", "1m", "--set", real, "--set", "agent.image.pullPolicy=Never", "--set", "agent.image.tag=none")
 		r.code(t, 3)
 		if !strings.Contains(r.text(), "kalypso-agent:none") {
 			t.Errorf("the image is not named:\n%s", r.text())

@@ -257,7 +257,9 @@ func (b *bench) short(t *testing.T, all []otlptest.Profile, used float64) {
 		}
 	}
 	t.Logf("short containers used %.2f s, and their pods have %.2f s of it, %.1f %% (%d samples)", used, got, 100*got/used, samples)
-	if got < 0.95*used || got > 1.1*used {
+	// Where containers share a core, it is by chance which of them a sample meets.
+	chance := 3 * math.Sqrt(0.5/float64(max(samples, 1)))
+	if got < (0.95-chance)*used || got > (1.1+chance)*used {
 		t.Errorf("short containers used %.2f s, and their pods have %.2f s", used, got)
 	}
 }

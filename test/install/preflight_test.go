@@ -172,7 +172,7 @@ func TestStatus(t *testing.T) {
 	}
 	// A pod that no node takes: there is none of this kind.
 	b.kubectl(t, "", "-n", "tempo", "patch", "statefulset", "tempo", "-p", `{"spec":{"template":{"spec":{"nodeSelector":{"kind":"none"}}}}}`)
-	holds(t, b.run(t, timedOut, "", "status", "--wait", "--timeout", "5s"), "not healthy: 1 starting", "tempo-0: ", "error: not everything is ready in time")
+	holds(t, b.run(t, timedOut, "", "status", "--wait", "--timeout", "12s"), "not healthy: 1 starting", "tempo-0: ", "error: not everything is ready in time")
 	holds(t, b.run(t, notHealthy, "", "status", "--wait"), "not healthy: 1 broken", "no node takes it")
 	holds(t, b.run(t, notHealthy, "", "status", "-o", "json"), `"schema": "kalypso.status/v1"`, `"health": "broken"`)
 }

@@ -27,7 +27,7 @@ func TestTwoExports(t *testing.T) {
 		}
 		return names
 	}
-	until(t, 20*time.Second, "three files while the backend is away", func() bool { return len(written()) >= 3 })
+	until(t, time.Minute, "three files while the backend is away", func() bool { return len(written()) >= 3 })
 	r.Listen()
 	n := a.stop()
 	account(t, r, n)

@@ -28,14 +28,14 @@ func TestReload(t *testing.T) {
 		before := len(a.log.with(says))
 		write(t, config, text)
 		a.signal(syscall.SIGHUP)
-		until(t, 15*time.Second, "the log says "+says, func() bool { return len(a.log.with(says)) > before })
+		until(t, time.Minute, "the log says "+says, func() bool { return len(a.log.with(says)) > before })
 		// A window that was open at the change still has the labels of before.
 		return time.Now().Add(1100 * time.Millisecond)
 	}
 	// both gives what two windows from a moment on show of the programs.
 	both := func(from time.Time) (wanted, other usage, labels []string) {
 		t.Helper()
-		until(t, 20*time.Second, "two more windows", func() bool {
+		until(t, time.Minute, "two more windows", func() bool {
 			list := profiles(t, r)
 			return len(list) > 0 && list[len(list)-1].Start.Sub(from) > 2*time.Second
 		})
@@ -84,7 +84,7 @@ func TestReload(t *testing.T) {
 	reload(rest+"labels: {stage: two}\nlog: {level: error}\n", `"setting":"log.level","from":"info","to":"error"`)
 	write(t, config, rest+"labels: {stage: three}\nlog: {level: error}\n")
 	a.signal(syscall.SIGHUP)
-	until(t, 20*time.Second, "the third stage", func() bool {
+	until(t, time.Minute, "the third stage", func() bool {
 		list := profiles(t, r)
 		return list[len(list)-1].Attributes["stage"] == "three"
 	})
@@ -138,7 +138,7 @@ func TestWatchedSettings(t *testing.T) {
 	bring("frequency: 199\nconfig.watch: true\n")
 	says(`"msg":"settings are reloaded","changed":"frequency"`)
 	at := time.Now()
-	until(t, 20*time.Second, "a window at the new rate", func() bool {
+	until(t, time.Minute, "a window at the new rate", func() bool {
 		return usageOf(profiles(t, r), "watch-wanted", at, time.Time{}).periods[time.Second/199] > 0
 	})
 	account(t, r, a.stop())
