@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -46,16 +47,47 @@ func (e event) close() {
 }
 
 // Attach starts sampling on every CPU that is online at hz samples a second,
-// by hardware cycles where these really count, else by the software clock.
+// by hardware cycles where these really count and the kernel lets them come so
+// often, else by the software clock.
 func (k *Kernel) Attach(hz int) error {
 	kind := CPUClock
-	if hardwareCounts() {
+	if hz <= hardwareLimit() && hardwareCounts() {
 		kind = Cycles
 	}
 	k.mu.Lock()
 	k.kind, k.freq = kind, hz
 	k.mu.Unlock()
 	return k.SyncCPUs()
+}
+
+// ErrFrequency says that the kernel does not let hardware fire so often: the rate is
+// what it was. See MaxFrequency.
+var ErrFrequency = errors.New("kernel.perf_event_max_sample_rate is less")
+
+// MaxFrequency is the highest rate that SetFrequency takes now.
+func (k *Kernel) MaxFrequency() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.kind == CPUClock {
+		return math.MaxInt
+	}
+	return hardwareLimit()
+}
+
+// hardwareLimit is how often hardware may fire in a second. The kernel begins at
+// 100,000 and lowers it by itself where samples take long, in virtual machines to less
+// than a thousand (kernel/events/core.c, perf_sample_event_took). The software clock
+// has no limit if it is given a period.
+func hardwareLimit() int {
+	text, err := os.ReadFile("/proc/sys/kernel/perf_event_max_sample_rate")
+	if err != nil {
+		return math.MaxInt
+	}
+	hz, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return math.MaxInt
+	}
+	return hz
 }
 
 // SetFrequency changes the rate while sampling goes on: no sample is missed and
@@ -67,11 +99,9 @@ func (k *Kernel) SetFrequency(hz int) error {
 	if k.freq == 0 || hz == k.freq {
 		return nil
 	}
-	// The software clock turns a frequency into a period when it is opened
-	// (kernel/events/core.c, perf_swevent_init_hrtimer); hardware keeps it.
-	value := uint64(hz)
-	if k.kind == CPUClock {
-		value = uint64(time.Second) / uint64(hz)
+	value := sample(k.kind, hz)
+	if k.kind == Cycles && hz > hardwareLimit() {
+		return fmt.Errorf("sample at %d Hz: %w", hz, ErrFrequency)
 	}
 	var errs []error
 	for cpu, e := range k.events {
@@ -144,15 +174,24 @@ func openEvent(kind EventKind, cpu, hz int) (int, error) {
 		Type:   unix.PERF_TYPE_SOFTWARE,
 		Config: unix.PERF_COUNT_SW_CPU_CLOCK,
 		Size:   uint32(unix.PERF_ATTR_SIZE_VER5),
-		Sample: uint64(hz),
+		Sample: sample(kind, hz),
 		// exclude_idle is obeyed by the software clock only; the program skips PID 0 anyway.
-		Bits: unix.PerfBitDisabled | unix.PerfBitFreq | unix.PerfBitExcludeIdle,
+		Bits: unix.PerfBitDisabled | unix.PerfBitExcludeIdle,
 	}
 	if kind == Cycles {
 		attr.Type, attr.Config = unix.PERF_TYPE_HARDWARE, unix.PERF_COUNT_HW_CPU_CYCLES
-		attr.Bits &^= unix.PerfBitExcludeIdle
+		attr.Bits = unix.PerfBitDisabled | unix.PerfBitFreq
 	}
 	return unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
+}
+
+// sample is a rate as an event has it: the software clock its period in nanoseconds,
+// hardware its frequency, which the kernel steers by the speed of the CPU.
+func sample(kind EventKind, hz int) uint64 {
+	if kind == CPUClock {
+		return uint64(time.Second) / uint64(hz)
+	}
+	return uint64(hz)
 }
 
 // hardwareCounts tries the cycle counter: virtual machines often accept the

@@ -322,3 +322,43 @@ func TestLoadErrorKeepsTheEndOfTheVerifiersLog(t *testing.T) {
 		t.Errorf("want the last 20 lines of the log:\n%s", text)
 	}
 }
+
+// TestKernelLimitsHardware: the kernel lets hardware fire less and less often where
+// samples take long.
+func TestKernelLimitsHardware(t *testing.T) {
+	const file = "/proc/sys/kernel/perf_event_max_sample_rate"
+	before, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, []byte("500"), 0)
+	}
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(file, before, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	k := self(t, bpf.Config{})
+	if err := k.Attach(997); err != nil || k.Event() != bpf.CPUClock {
+		t.Errorf("%v, sampled by %s", err, k.Event())
+	}
+	k.Detach()
+	if err := k.Attach(97); err != nil {
+		t.Fatal(err)
+	}
+	err = k.SetFrequency(997)
+	switch k.Event() {
+	case bpf.CPUClock:
+		if most := k.MaxFrequency(); err != nil || most < 997 {
+			t.Errorf("%v, at most %d Hz", err, most)
+		}
+	case bpf.Cycles:
+		if most := k.MaxFrequency(); !errors.Is(err, bpf.ErrFrequency) || most != 500 {
+			t.Errorf("%v, at most %d Hz", err, most)
+		}
+		if err := k.SetFrequency(499); err != nil {
+			t.Error(err)
+		}
+	}
+}

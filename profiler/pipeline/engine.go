@@ -3,6 +3,7 @@ package pipeline
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 
 	"github.com/kalypso-dev/kalypso/bpf"
@@ -118,10 +119,13 @@ func (e *engine) attach(ctx context.Context, hz int) error {
 	return nil
 }
 
-// setFrequency changes the rate that events fire at.
+// setFrequency changes the rate that events fire at. After bpf.ErrFrequency it is what
+// it was.
 func (e *engine) setFrequency(hz int) error {
 	err := e.kernel.SetFrequency(hz)
-	e.sampler.SetRate(hz)
+	if !errors.Is(err, bpf.ErrFrequency) {
+		e.sampler.SetRate(hz)
+	}
 	return err
 }
 

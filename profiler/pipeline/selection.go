@@ -165,6 +165,16 @@ type raised struct {
 	of func(cgroup string) bool
 }
 
+// atMost are the rates where events cannot fire more often.
+func (r frequencies) atMost(hz int) frequencies {
+	r.hz, r.rest, r.all = min(r.hz, hz), min(r.rest, hz), min(r.all, hz)
+	r.raised = slices.Clone(r.raised)
+	for i := range r.raised {
+		r.raised[i].hz = min(r.raised[i].hz, hz)
+	}
+	return r
+}
+
 // of is the share that makes a rate.
 func (r frequencies) of(rate int) float64 { return float64(min(rate, r.hz)) / float64(r.hz) }
 

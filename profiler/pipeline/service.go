@@ -429,6 +429,7 @@ func (s *Service) keepToBudget() {
 // ends, so that a share is always one of the same rate.
 func (s *Service) setRates(r frequencies) {
 	before := s.rates
+	r = r.atMost(s.kernel.MaxFrequency())
 	if r.hz == before.hz && r.rest == before.rest && r.all == before.all && len(r.raised)+len(before.raised) == 0 {
 		return
 	}
@@ -438,7 +439,9 @@ func (s *Service) setRates(r frequencies) {
 			return
 		}
 		if err := s.setFrequency(r.hz); err != nil {
-			s.failed(err)
+			if s.failed(err); errors.Is(err, bpf.ErrFrequency) {
+				return // lowered since it was looked at; the next second looks again
+			}
 		}
 	}
 	s.rates = r
