@@ -161,6 +161,7 @@ func (b *tab) reads(selector, want string) {
 	var got string
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); b.settle() {
 		if got = b.text(selector); strings.Contains(got, want) {
+			b.settle() // the graph is painted after the text is there
 			return
 		}
 	}

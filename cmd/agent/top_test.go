@@ -262,7 +262,7 @@ func TestTopLive(t *testing.T) {
 	term.shows("before the first window", func(l []string) bool { return contains(l, "error: there is no profile yet") })
 	remember(t, history, 0, "shop", "price")
 	term.shows("the first window", func(l []string) bool {
-		return l[0] == "1.00 cores busy · 1 process · cpu-clock 100 Hz · lost 0" && l[3] == "  60.0 %   60.0 %  native  price (server)"
+		return len(l) > 3 && l[0] == "1.00 cores busy · 1 process · cpu-clock 100 Hz · lost 0" && l[3] == "  60.0 %   60.0 %  native  price (server)"
 	})
 	term.shows("what fits", func(l []string) bool {
 		wide := 0

@@ -602,9 +602,6 @@ func TestClientWithoutAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	nobody := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
 	other := httptest.NewServer(says("hello"))
 	defer other.Close()
 	wrong := httptest.NewServer(http.NotFoundHandler())
@@ -614,6 +611,9 @@ func TestClientWithoutAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = raw.Close() }()
+	if err := l.Close(); err != nil { // only now: none of the others has its port
+		t.Fatal(err)
+	}
 	var accepting sync.WaitGroup
 	defer accepting.Wait()
 	accepting.Go(func() {

@@ -248,6 +248,7 @@ func TestWithoutKernelStacks(t *testing.T) {
 
 func TestGoThreads(t *testing.T) {
 	cfg := config(t)
+	t.Setenv("GODEBUG", "asyncpreemptoff=1") // in its handler, a thread is on a stack of its own for microseconds
 	pid := start(t, build(t, "goblocked"))
 	levels := []string{"main.level1", "main.level2", "main.level3", "main.level4", "main.level5", "main.level6", "main.level7", "main.level8"}
 	want := map[string][]string{

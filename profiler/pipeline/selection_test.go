@@ -546,7 +546,7 @@ func TestServiceSelects(t *testing.T) {
 			if math.Abs(seen-used.Seconds()) > 0.35*used.Seconds() || rates[100] < 0.9 || len(rates) > 2 {
 				t.Errorf("%.2f s of CPU time are shown of the pod, it used %.2f s; by rate: %v", seen, used.Seconds(), rates)
 			}
-			if st := s.Stats(); st.Taken != st.Samples+st.Lost+st.Filtered || st.Lost > 0 || st.Early == 0 || st.Early > st.Filtered {
+			if st := s.Stats(); st.Taken != st.Samples+st.Lost+st.Filtered || st.Lost > mayBeMissed || st.Early == 0 || st.Early > st.Filtered {
 				t.Errorf("%d samples were taken; %d delivered, %d lost and %d filtered, %d of them early", st.Taken, st.Samples, st.Lost, st.Filtered, st.Early)
 			}
 		})

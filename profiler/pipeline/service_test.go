@@ -82,6 +82,10 @@ func serve(t *testing.T, change func(*ServiceConfig)) (s *Service, got *delivere
 }
 
 // until waits for a condition.
+// mayBeMissed are samples that are counted as lost: one that is merged while the counts
+// of the same stack are read and deleted on another CPU is in neither.
+const mayBeMissed = 3
+
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
@@ -171,7 +175,8 @@ func TestServiceChangesRate(t *testing.T) {
 		if err := s.Apply(context.Background(), Settings{Frequency: hz}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(900 * time.Millisecond)
+		since := cpuTimeOf(t, pid)
+		until(t, "900 ms of CPU time", func() bool { return cpuTimeOf(t, pid)-since > 900*time.Millisecond })
 	}
 	used := cpuTimeOf(t, pid) - before
 	if err := s.Apply(context.Background(), Settings{Frequency: 0}); err == nil {
@@ -212,7 +217,7 @@ func TestRecorder(t *testing.T) {
 	}
 	var both sync.WaitGroup
 	results := make([][]Segment, 2)
-	before := cpuTimeOf(t, pid)
+	before, begin := cpuTimeOf(t, pid), time.Now()
 	for i, hz := range []int{0, 499} {
 		both.Go(func() {
 			var err error
@@ -222,7 +227,7 @@ func TestRecorder(t *testing.T) {
 		})
 	}
 	both.Wait()
-	used := (cpuTimeOf(t, pid) - before).Seconds()
+	load := float64(cpuTimeOf(t, pid)-before) / float64(time.Since(begin)) // what was sampled is named meanwhile, too
 	for i, segments := range results {
 		var long time.Duration
 		for _, seg := range segments {
@@ -231,6 +236,7 @@ func TestRecorder(t *testing.T) {
 		if long < 950*time.Millisecond || long > 3*time.Second {
 			t.Errorf("recording %d took %s", i, long)
 		}
+		used := load * long.Seconds()
 		if seen := cpuOf(segments, "recorded"); seen < 0.8*used-0.1 || seen > 1.1*used+0.1 {
 			t.Errorf("recording %d of %s shows %.2f s of CPU time, it took %.2f s", i, long, seen, used)
 		}
@@ -463,7 +469,7 @@ func TestServiceEndsFullWindows(t *testing.T) {
 			samples += p.Quality.Samples
 		}
 	}
-	if taken := s.Stats().Taken; samples+lost != taken || lost > 0 {
+	if taken := s.Stats().Taken; samples+lost != taken || lost > mayBeMissed {
 		t.Errorf("%d delivered, %d lost, %d taken", samples, lost, taken)
 	}
 	if !long {
@@ -474,16 +480,25 @@ func TestServiceEndsFullWindows(t *testing.T) {
 // TestServiceForgets: processes that end leave nothing behind.
 func TestServiceForgets(t *testing.T) {
 	s, _, stop := serve(t, func(*ServiceConfig) {})
+	var ended []profiler.PID
 	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); {
-		if err := exec.Command("/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done").Run(); err != nil {
+		cmd := exec.Command("/bin/sh", "-c", "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done")
+		if err := cmd.Run(); err != nil {
 			t.Fatal(err)
 		}
+		ended = append(ended, profiler.PID(cmd.Process.Pid))
 	}
+	known := func(pid profiler.PID) bool { return s.who.byPID[pid] != nil }
+	until(t, "some of them to be met", func() bool {
+		s.who.mu.Lock()
+		defer s.who.mu.Unlock()
+		return slices.ContainsFunc(ended, known)
+	})
 	begin := time.Now()
 	until(t, "a sweep after the last process", func() bool {
 		s.who.mu.Lock()
 		defer s.who.mu.Unlock()
-		return len(s.who.processes) < 40 && len(s.who.byPID) < 40
+		return !slices.ContainsFunc(ended, known)
 	})
 	t.Logf("forgotten after %s", time.Since(begin).Round(time.Millisecond))
 	if err := stop(); err != nil {

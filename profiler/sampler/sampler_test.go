@@ -295,7 +295,9 @@ func TestConservation(t *testing.T) {
 			if c.Samples < 500 {
 				t.Errorf("only %d samples at 999 Hz", c.Samples)
 			}
-			if added+counted+c.LostRing != c.Samples {
+			// One that is merged while the counts of its stack are read and deleted on
+			// another CPU is in neither.
+			if missed := int64(c.Samples - added - counted - c.LostRing); missed < 0 || missed > 3 {
 				t.Errorf("%d sent + %d counted + %d lost are not the %d samples", added, counted, c.LostRing, c.Samples)
 			}
 			if got := s.Stats().Received; got != added+counted {
