@@ -381,9 +381,12 @@ func (d *pprofReader) marker(id uint64) (profiler.Stop, bool) {
 	if m := d.mappings[l.mapping].module; m.Path != "" && m.Path != unknownModule || l.address != 0 || len(l.lines) != 1 {
 		return 0, false
 	}
-	name := d.functions[l.lines[0].function].name
+	fn := d.functions[l.lines[0].function]
+	if fn.kindKnown && fn.kind != profiler.KindMarker {
+		return 0, false // a function of such a name
+	}
 	for s := range profiler.Stops {
-		if m := profiler.Stop(s).Marker(); m != "" && m == name {
+		if m := profiler.Stop(s).Marker(); m != "" && m == fn.name {
 			return profiler.Stop(s), true
 		}
 	}
