@@ -258,12 +258,7 @@ func TestInstructionLengths(t *testing.T) {
 
 // TestCodeRules names the rules of code without any entries.
 func TestCodeRules(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("the assembly is for x86-64")
-	}
-	dir := t.TempDir()
-	source, out := filepath.Join(dir, "a.s"), filepath.Join(dir, "a")
-	if err := os.WriteFile(source, []byte(`
+	checkRules(t, `
 .globl _start
 _start:	xor %rbp, %rbp
 	mov %rsp, %rdi
@@ -317,17 +312,7 @@ joined:	call leaf
 	ret
 after:	call crazy
 	ret
-`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "gcc", "-nostdlib", "-static", "-o", out, source)
-	f := openFile(t, out)
-	x, err := Options{Code: true}.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addrs := symbolAddresses(t, f)
-	want := map[string]string{
+`, map[string]string{
 		"_start":     "stop",
 		"main":       "rsp+8 same c-8",
 		"in_main":    "rsp+16 c-16 c-8",
@@ -347,25 +332,13 @@ after:	call crazy
 		"in_pointed": "rsp+144 same c-8",
 		"crazy":      "none",
 		"joined":     "none",
-	}
-	got := map[string]string{}
-	for label := range want {
-		got[label] = ruleText(t, x, addrs[label])
-	}
-	if diff := cmp.Diff(got, want); diff != "" {
-		t.Errorf("rules (-got +want):\n%s", diff)
-	}
+	})
 }
 
 // TestCodeOfBuiltins names the rules of code as V8 makes it, which nothing but the
 // traps before a function tells from the middle of another.
 func TestCodeOfBuiltins(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("the assembly is for x86-64")
-	}
-	dir := t.TempDir()
-	source, out := filepath.Join(dir, "a.s"), filepath.Join(dir, "a")
-	if err := os.WriteFile(source, []byte(`
+	checkRules(t, `
 .macro builtin name
 	.fill 4, 1, 0xcc
 	.balign 32, 0xcc
@@ -429,17 +402,7 @@ tail:	call *%rdx
 	jmp *%rcx
 other:	push %rcx
 	ret
-`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "gcc", "-nostdlib", "-static", "-o", out, source)
-	f := openFile(t, out)
-	x, err := Options{Code: true}.Open(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addrs := symbolAddresses(t, f)
-	want := map[string]string{
+`, map[string]string{
 		"handler": "rsp+8 same c-8",
 		"slow":    "rsp+8 same c-8",
 		"in_slow": "rbp+16 c-16 c-8",
@@ -449,7 +412,27 @@ other:	push %rcx
 		"throws":  "rsp+8 same c-8",
 		"thrown":  "unsupported",
 		"tail":    "rbp+16 c-16 c-8",
+	})
+}
+
+// checkRules assembles a program and compares the rules of its labels.
+func checkRules(t *testing.T, program string, want map[string]string) {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the assembly is for x86-64")
 	}
+	dir := t.TempDir()
+	source, out := filepath.Join(dir, "a.s"), filepath.Join(dir, "a")
+	if err := os.WriteFile(source, []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "gcc", "-nostdlib", "-static", "-o", out, source)
+	f := openFile(t, out)
+	x, err := Options{Code: true}.Open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs := symbolAddresses(t, f)
 	got := map[string]string{}
 	for label := range want {
 		got[label] = ruleText(t, x, addrs[label])

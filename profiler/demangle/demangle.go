@@ -34,7 +34,7 @@ func Name(symbol string) string {
 	name, plt := strings.CutSuffix(symbol, "@plt")
 	name = Base(name)
 	if strings.HasPrefix(name, "_") && len(name) <= maxInput {
-		if readable := expand(name); readable != "" { // as it is of "_RC0", a crate without a name
+		if readable := expand(name); readable != "" { // "_RC0" is a crate without a name
 			name = readable
 		}
 	}
