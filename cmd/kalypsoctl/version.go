@@ -95,13 +95,17 @@ func (f *versionFlags) look(ctx context.Context) (*clusterVersions, error) {
 	}
 	v := &clusterVersions{Context: cluster.Context, Kubernetes: cluster.Version, Agents: []agentVersion{}, Charts: []chartVersion{}}
 	installed := false
+	var unread, notes []string // releases that could not be read, for one reason most of the time
 	for _, c := range status.Installed(status.Look(ctx, cluster, component.All())) {
 		if c.Release == nil {
-			v.missing = append(v.missing, fmt.Errorf("%s: %s", c.Name, c.Note))
+			unread, notes = append(unread, c.Name), append(notes, c.Note)
 			continue
 		}
 		installed = installed || c.Name == "agent"
 		v.Charts = append(v.Charts, chartVersion{c.Name, c.Release.Version, c.Release.App, c.Release.Managed})
+	}
+	if len(unread) > 0 {
+		v.missing = append(v.missing, fmt.Errorf("no version of %s: %s", someNames(unread), notes[0]))
 	}
 	if installed {
 		v.askAgents(ctx, cluster)

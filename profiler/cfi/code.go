@@ -252,6 +252,24 @@ const (
 	trap       = 0xcc // int3; on arm64 four are no instruction
 )
 
+// resumed gives rows to functions that are returned to where they begin: what V8
+// goes on with in the bytecode of a function that it had compiled. They work in the
+// frame that is there, and say so by reading from it first. Addresses are looked up
+// one before the return address, which is the last trap before the function.
+func (a *analysis) resumed() {
+	frame := frameState{fpSaved: true, fpSlot: -16}
+	frame.values[valueFP] = frameValue{valueCFA, -16}
+	if a.arch.linkRegister {
+		frame.raSaved, frame.raSlot = true, -8
+	}
+	id := a.intern(&frame)
+	for at := int(-a.base % trapsAlign); at < len(a.code); at += trapsAlign {
+		if a.marks[at]&markFunction != 0 && a.trapsBefore(at) && a.readsFrame(at) {
+			a.found[at-1], a.owner[at-1], a.sizes[at-1] = id+1, 0, 1
+		}
+	}
+}
+
 // trapsBefore tells whether nothing but traps is before an offset.
 func (a *analysis) trapsBefore(at int) bool {
 	for i := at - trapBytes; i < at; i++ {
@@ -505,6 +523,7 @@ func (a *analysis) analyse(entry int) {
 	a.guess(start, a.guessFrom, a.guessBlock)
 	a.steps += rest
 	a.guess(start, a.guessBlock, a.guessTo)
+	a.resumed()
 }
 
 // guess tries the code in [from, to) that nothing led to.

@@ -402,16 +402,26 @@ tail:	call *%rdx
 	jmp *%rcx
 other:	push %rcx
 	ret
+builtin enters # the bytecode of a frame that is there: returned to here
+	mov -24(%rbp), %r12
+	call *%rdx
+	.set before_enters, enters - 1
+builtin reads # what it is given
+	mov -24(%rdx), %r12
+	ret
+	.set before_reads, reads - 1
 `, map[string]string{
-		"handler": "rsp+8 same c-8",
-		"slow":    "rsp+8 same c-8",
-		"in_slow": "rbp+16 c-16 c-8",
-		"magic":   "rsp+32 same c-8",
-		"popped":  "unsupported",
-		"moved":   "rbp+16 c-16 c-8",
-		"throws":  "rsp+8 same c-8",
-		"thrown":  "unsupported",
-		"tail":    "rbp+16 c-16 c-8",
+		"before_enters": "rbp+16 c-16 c-8",
+		"before_reads":  "none",
+		"handler":       "rsp+8 same c-8",
+		"slow":          "rsp+8 same c-8",
+		"in_slow":       "rbp+16 c-16 c-8",
+		"magic":         "rsp+32 same c-8",
+		"popped":        "unsupported",
+		"moved":         "rbp+16 c-16 c-8",
+		"throws":        "rsp+8 same c-8",
+		"thrown":        "unsupported",
+		"tail":          "rbp+16 c-16 c-8",
 	})
 }
 
