@@ -17,7 +17,8 @@ VERSION  ?= v$(NUMBER)$(if $(filter v$(NUMBER),$(TAGGED)),,-dev$(addprefix .,$(s
 COMMIT   ?= $(shell git rev-parse HEAD 2>/dev/null)
 
 # CGO off: one static file that runs on any distribution. -trimpath: the same
-# bytes wherever it is built. -s -w is not given: a profiler should have names.
+# bytes wherever it is built; vet and tests have it too, so that packages are
+# compiled once. -s -w is not given: a profiler should have names.
 export CGO_ENABLED := 0
 GO      ?= go
 LDFLAGS := -X main.version=$(VERSION) $(if $(COMMIT),-X main.commit=$(COMMIT))
@@ -43,7 +44,7 @@ ASROOT     = sudo -H env PATH=$(PATH):/usr/sbin:/sbin CI=$(CI) KALYPSO_UNWIND_AL
              KALYPSO_REQUIRE_BPF=$(KALYPSO_REQUIRE_BPF) KALYPSO_REQUIRE_BROWSER=$(KALYPSO_REQUIRE_BROWSER) \
              KALYPSO_REQUIRE_TOOLS=$(KALYPSO_REQUIRE_TOOLS)
 TESTFLAGS ?= -p 1 -count=1 -timeout 30m
-GOTEST     = $(GO) test $(TESTFLAGS) $(if $(SUDO),-exec "$(ASROOT)")
+GOTEST     = $(GO) test -trimpath $(TESTFLAGS) $(if $(SUDO),-exec "$(ASROOT)")
 
 .PHONY: help
 help: ## this text
@@ -110,7 +111,7 @@ CLUSTERTESTS ?= ./test/cluster/... ./test/install/... ./test/pods/... ./test/age
 .PHONY: test-cluster
 test-cluster: ## installs on a real Kubernetes, with simulated nodes
 	@scripts/setup test-cluster
-	@KALYPSO_TEST_CLUSTER=$$($(GO) run ./test/cluster/run -build) && export KALYPSO_TEST_CLUSTER && \
+	@KALYPSO_TEST_CLUSTER=$$($(GO) run -trimpath ./test/cluster/run -build) && export KALYPSO_TEST_CLUSTER && \
 	$(GOTEST) $(CLUSTERTESTS)
 
 # The servers are of a module of their own; Prometheus is built without what looks
@@ -121,10 +122,10 @@ test-cluster: ## installs on a real Kubernetes, with simulated nodes
 .PHONY: test-backends
 test-backends: ## what kalypsoctl verify proves, on real servers
 	@scripts/setup build
-	cd test/backends/servers && $(GO) vet ./... && $(GO) build -trimpath -tags remove_all_sd -o $(CURDIR)/bin/backends/ \
+	cd test/backends/servers && $(GO) vet -trimpath ./... && $(GO) build -trimpath -tags remove_all_sd -o $(CURDIR)/bin/backends/ \
 		./collector github.com/prometheus/prometheus/cmd/prometheus github.com/versity/versitygw/cmd/versitygw
-	KALYPSO_TEST_BACKENDS=1 $(GO) test -count=1 -timeout 15m -v ./test/backends/
-	KALYPSO_S3_SERVER=$(CURDIR)/bin/backends/versitygw $(GO) test -count=1 -v -run Server ./deploy/bucket/
+	KALYPSO_TEST_BACKENDS=1 $(GO) test -trimpath -count=1 -timeout 15m -v ./test/backends/
+	KALYPSO_S3_SERVER=$(CURDIR)/bin/backends/versitygw $(GO) test -trimpath -count=1 -v -run Server ./deploy/bucket/
 
 .PHONY: test-unwind-all
 test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
@@ -136,7 +137,7 @@ test-unwind-all: ## compare unwind rows with readelf over all of /usr/lib
 test-kernels: ## Linux 6.1 and 6.12 on amd64 and arm64, emulated; KERNELFLAGS=-update writes the results
 	@scripts/setup test-kernels
 	@scripts/kernels bin/kernels
-	KALYPSO_KERNELS=$(CURDIR)/bin/kernels $(GO) test -count=1 -timeout 60m -v ./test/kernels/ $(KERNELFLAGS)
+	KALYPSO_KERNELS=$(CURDIR)/bin/kernels $(GO) test -trimpath -count=1 -timeout 60m -v ./test/kernels/ $(KERNELFLAGS)
 
 # A program writes them: Docker is not needed, and the same commit gives the same
 # bytes. The tag is what the charts ask for.
@@ -150,7 +151,7 @@ images: ## container images of both, amd64 and arm64, into bin/images
 		GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/linux-$$arch/kalypsoctl ./cmd/kalypsoctl || exit 1; \
 	done
 	@rm -rf bin/images
-	@$(GO) run ./docker/images -tag "$(NUMBER)" \
+	@$(GO) run -trimpath ./docker/images -tag "$(NUMBER)" \
 		-revision "$(COMMIT)" -created "$(or $(CREATED),0)" -binaries bin -o bin/images
 
 # A folder of packaged upstream charts, from "kalypsoctl charts pull -d DIR", goes
@@ -159,14 +160,14 @@ RELEASEFLAGS ?=
 .PHONY: release
 release: ## programs, images, charts, SBOMs and checksums into bin/release
 	@scripts/setup build
-	@$(GO) run ./release -version "$(VERSION)" -revision "$(COMMIT)" -created "$(or $(CREATED),0)" -o bin/release $(RELEASEFLAGS)
+	@$(GO) run -trimpath ./release -version "$(VERSION)" -revision "$(COMMIT)" -created "$(or $(CREATED),0)" -o bin/release $(RELEASEFLAGS)
 
 # ARCH=amd64 is Linux on amd64 alone, which takes a quarter of the time.
 ARCH ?= all
 .PHONY: test-release
 test-release: ## make release in two folders, which must give the same bytes
 	@scripts/setup build
-	KALYPSO_TEST_RELEASE=$(ARCH) $(GO) test -count=1 -timeout 60m -v ./release/...
+	KALYPSO_TEST_RELEASE=$(ARCH) $(GO) test -trimpath -count=1 -timeout 60m -v ./release/...
 
 # Seeds run with every "make test"; this looks for new inputs.
 FUZZTIME ?= 30s
@@ -175,7 +176,7 @@ fuzz: ## each fuzz target for FUZZTIME (30s)
 	@git grep -l '^func Fuzz' -- '*_test.go' | while read -r file; do \
 		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
 			echo "$$file $$name"; \
-			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" || exit 1; \
+			$(GO) test -trimpath -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" || exit 1; \
 		done; \
 	done
 
@@ -222,13 +223,13 @@ check: ## layout, go.mod, vet, lint, arm64, macOS, generated files
 	@shellcheck $(SHFILES)
 	@echo 'go.mod'
 	@$(GO) mod tidy -diff || { echo 'fix: go mod tidy'; exit 1; }
-	$(GO) vet ./...
-	GOARCH=arm64 $(GO) vet ./...
-	cd test/cluster/kubernetes && $(GO) vet ./pause ./runc
-	GOOS=darwin GOARCH=amd64 $(GO) vet ./cmd/kalypsoctl/... ./deploy/...
-	GOOS=darwin GOARCH=arm64 $(GO) vet ./cmd/kalypsoctl/... ./deploy/...
+	$(GO) vet -trimpath ./...
+	GOARCH=arm64 $(GO) vet -trimpath ./...
+	cd test/cluster/kubernetes && $(GO) vet -trimpath ./pause ./runc
+	GOOS=darwin GOARCH=amd64 $(GO) vet -trimpath ./cmd/kalypsoctl/... ./deploy/...
+	GOOS=darwin GOARCH=arm64 $(GO) vet -trimpath ./cmd/kalypsoctl/... ./deploy/...
 	@for on in linux/arm64 darwin/amd64 darwin/arm64; do \
-		echo "kalypsoctl for $$on"; GOOS=$${on%/*} GOARCH=$${on#*/} $(GO) build -o /dev/null ./cmd/kalypsoctl || exit 1; \
+		echo "kalypsoctl for $$on"; GOOS=$${on%/*} GOARCH=$${on#*/} $(GO) build -trimpath -o /dev/null ./cmd/kalypsoctl || exit 1; \
 	done
 	@if command -v golangci-lint >/dev/null; then \
 		echo 'golangci-lint'; golangci-lint run; \

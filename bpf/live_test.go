@@ -147,7 +147,7 @@ func TestLiveStacksWalkAlike(t *testing.T) {
 	}
 
 	tables := dump(t, k)
-	walker, functions := bpftest.StartNative(t, process.HostArch), bpftest.Load(t, k.Maps())
+	walker, functions := bpftest.StartNative(t, "bpftest/native/walk.c", process.HostArch), bpftest.Load(t, k.Maps())
 	for name, pid := range pids {
 		compareWalks(t, name, r.walks[pid], r.slots[pid], tables, walker, functions)
 	}

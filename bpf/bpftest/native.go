@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -26,16 +25,15 @@ type Native struct {
 	stderr strings.Builder
 }
 
-// StartNative builds the walker for an instruction set and starts it. It runs
-// until the test ends.
-func StartNative(t testing.TB, arch unwind.Arch) *Native {
+// StartNative builds the walker for an instruction set from native/walk.c, which
+// source is the path of, and starts it. It runs until the test ends.
+func StartNative(t testing.TB, source string, arch unwind.Arch) *Native {
 	t.Helper()
-	_, self, _, _ := runtime.Caller(0)
 	define := map[unwind.Arch]string{unwind.AMD64: "__TARGET_ARCH_x86", unwind.ARM64: "__TARGET_ARCH_arm64"}[arch]
 	path := filepath.Join(t.TempDir(), "walk")
 	build := exec.Command("gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Werror", "-D"+define,
 		"-fsanitize=address,undefined", "-fno-sanitize-recover=all",
-		"-o", path, filepath.Join(filepath.Dir(self), "native", "walk.c"))
+		"-o", path, source)
 	if text, err := build.CombinedOutput(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) && os.Getenv("KALYPSO_REQUIRE_TOOLS") != "1" {
 			t.Skip("no gcc to build the walker natively")

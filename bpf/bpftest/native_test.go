@@ -212,7 +212,7 @@ func TestNativeWalksAsGo(t *testing.T) {
 	for _, arch := range []unwind.Arch{unwind.AMD64, unwind.ARM64} {
 		t.Run(archName(arch), func(t *testing.T) {
 			t.Parallel()
-			native := bpftest.StartNative(t, arch)
+			native := bpftest.StartNative(t, "native/walk.c", arch)
 			var stops [profiler.Stops]int
 			deepest := 0
 			for batch := range batches {

@@ -106,7 +106,7 @@ func rolled(t *testing.T, c *cluster.Cluster, p pod) {
 func static(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "standin")
-	cmd := exec.Command("go", "test", "-c", "-o", path, ".")
+	cmd := exec.Command("go", "test", "-c", "-trimpath", "-o", path, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

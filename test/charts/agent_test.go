@@ -150,7 +150,7 @@ func TestAgentNetworkPolicy(t *testing.T) {
 func TestAgentAcceptsItsSettings(t *testing.T) {
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "kalypso-agent")
-	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/agent").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-trimpath", "-o", binary, "../../cmd/agent").CombinedOutput(); err != nil {
 		t.Fatalf("build the agent: %v\n%s", err, out)
 	}
 	for _, profile := range profiles {

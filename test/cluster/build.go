@@ -63,16 +63,10 @@ func Build(ctx context.Context, log func(string, ...any)) (string, error) {
 	return dir, removeOld(cache, sum)
 }
 
-// sourceDir is where the module of the binaries is: beside this file, whose path
-// the compiler knows unless it was told to trim paths; then the working directory
-// leads to it.
+// sourceDir is where the module of the binaries is: beside this package, which the
+// working directory leads to.
 func sourceDir() (string, error) {
-	_, file, _, _ := runtime.Caller(0)
-	dir := filepath.Join(filepath.Dir(file), "kubernetes")
-	if filepath.IsAbs(dir) {
-		return dir, nil
-	}
-	out, err := exec.Command("go", "list", "-f", "{{.Dir}}", "github.com/kalypso-dev/kalypso/test/cluster").Output()
+	out, err := exec.Command("go", "list", "-find", "-f", "{{.Dir}}", "github.com/kalypso-dev/kalypso/test/cluster").Output()
 	if err != nil {
 		return "", fmt.Errorf("find test/cluster: %w: %s", err, stderrOf(err))
 	}

@@ -268,7 +268,7 @@ func TestOwnerIsKilled(t *testing.T) {
 	Require(t)
 	before := traces(t, "killed")
 	bin := filepath.Join(t.TempDir(), "run")
-	if out, err := exec.Command("go", "build", "-o", bin, "./run").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-trimpath", "-o", bin, "./run").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	var stderr bytes.Buffer
@@ -340,7 +340,7 @@ func TestRealNodes(t *testing.T) {
 	if err := os.WriteFile(source, []byte(hello), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.Command("go", "build", "-o", server, source)
+	build := exec.Command("go", "build", "-trimpath", "-o", server, source)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
