@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -61,9 +62,11 @@ func TestProofIsPrinted(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var out bytes.Buffer
-			if err := tt.proof.print(t.Context(), &out); err != nil {
-				t.Fatal(err)
-			}
+			synctest.Test(t, func(t *testing.T) { // nothing takes any time
+				if err := tt.proof.print(t.Context(), &out); err != nil {
+					t.Fatal(err)
+				}
+			})
 			if diff := cmp.Diff(out.String(), tt.want); diff != "" {
 				t.Errorf("(-got +want):\n%s", diff)
 			}

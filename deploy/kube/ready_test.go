@@ -224,7 +224,7 @@ func TestOldHurdlesAreGivenTime(t *testing.T) {
 	p := aPod("gateway-new-1", "gateway", false, waits("CreateContainerConfigError", `secret "kalypso-s3" not found`))
 	p.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = "new"
 	c := tracked(aDeployment(1, 1, 0, 1), aReplicaSet("2", "new"), p)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err := c.WaitReady(ctx, []Ref{{Kind: "Deployment", Namespace: "mimir", Name: "gateway"}}, nil)
 	var late *Timeout
@@ -237,7 +237,7 @@ func TestTimeIsOverSaysTheLastReason(t *testing.T) {
 	p := aPod("gateway-new-1", "gateway", false, corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: now}})
 	p.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = "new"
 	c := tracked(aDeployment(1, 1, 0, 1), aReplicaSet("2", "new"), p)
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	err := c.WaitReady(ctx, []Ref{{Kind: "Deployment", Namespace: "mimir", Name: "gateway"}}, nil)
 	var late *Timeout
@@ -270,7 +270,7 @@ func TestOldCrashesAreGivenAnotherTry(t *testing.T) {
 		return tracked(aDeployment(1, 1, 0, 1), aReplicaSet("2", "new"), p)
 	}
 	wait := func(c *Cluster) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		return c.WaitReady(ctx, []Ref{{Kind: "Deployment", Namespace: "mimir", Name: "gateway"}}, nil)
 	}

@@ -21,7 +21,7 @@ import (
 )
 
 // patience is short where a test waits for something that does not come.
-const patience = 400 * time.Millisecond
+const patience = time.Second
 
 // prove runs the proof with this id.
 func prove(t *testing.T, c Config, id string) check.Outcome {
@@ -100,7 +100,7 @@ func TestLogs(t *testing.T) {
 		{"a store that is not ready yet is asked again", &store{refuses: 1}, true, "", true, check.Passed, nil, ""},
 		{
 			"a Loki that loses the line is told", &store{loses: true}, true, "", false, check.Failed,
-			[]string{"a line that the collector took did not come to Loki:\nloki-gateway.loki:80 does not have it after 400ms", "nor did one that was written to Loki itself"}, "kalypsoctl logs loki",
+			[]string{"a line that the collector took did not come to Loki:\nloki-gateway.loki:80 does not have it after 1s", "nor did one that was written to Loki itself"}, "kalypsoctl logs loki",
 		},
 		{
 			"a Loki that loses the line is told, without a collector too", &store{loses: true}, true, "", true, check.Failed,
@@ -157,7 +157,7 @@ func TestTraces(t *testing.T) {
 		{"a span comes back", func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, `{"batches":[{"value":{"stringValue":"%s"}}]}`, r.URL.Path[len("/api/traces/"):])
 		}, check.Passed, "span written and read back from Tempo"},
-		{"a Tempo that loses the span is told", http.NotFound, check.Failed, "tempo.tempo:3200 does not have it after 400ms"},
+		{"a Tempo that loses the span is told", http.NotFound, check.Failed, "tempo.tempo:3200 does not have it after 1s"},
 		{"another trace is not ours", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"batches":[]}`) }, check.Failed, "does not have it"},
 		{"an error is told in its own words", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no bucket", 500) }, check.Failed, "answers 500 Internal Server Error: no bucket"},
 	}

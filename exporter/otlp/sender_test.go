@@ -92,7 +92,7 @@ func TestAnswers(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			eachProtocol(t, func(t *testing.T, p Protocol) {
 				r := otlptest.Start(t, otlptest.Options{Mode: test.mode, Delay: 100 * time.Millisecond, RetryAfter: 7 * time.Second})
-				s := sender(t, p, transport.Config{Endpoint: r.Endpoint(), Insecure: true, Timeout: map[bool]time.Duration{false: time.Minute, true: 300 * time.Millisecond}[test.mode == otlptest.Stall]})
+				s := sender(t, p, transport.Config{Endpoint: r.Endpoint(), Insecure: true, Timeout: map[bool]time.Duration{false: time.Minute, true: time.Second}[test.mode == otlptest.Stall]})
 				receipt, err := s.Send(t.Context(), small(t))
 				if got := outcome(err); got != test.want {
 					t.Errorf("%s, want %s: %v", got, test.want, err)

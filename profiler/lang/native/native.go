@@ -310,6 +310,9 @@ func (p *Program) symbolize(dst []profiler.Frame, addr uint64) []profiler.Frame 
 		// Assembly has lines but no functions.
 		sym, ok := p.symbol(addr)
 		if !ok {
+			sym, ok = p.resumed(addr)
+		}
+		if !ok {
 			f.Start = p.start(addr)
 			if f.File == "" && f.Start == 0 {
 				return dst
@@ -322,6 +325,19 @@ func (p *Program) symbolize(dst []profiler.Frame, addr uint64) []profiler.Frame 
 		}
 	}
 	return append(dst, f)
+}
+
+// resumed is the function that a frame goes on with where it begins: V8 returns to
+// builtins that it never called. The address before is a trap then, which no call
+// ends with.
+func (p *Program) resumed(addr uint64) (elffile.Symbol, bool) {
+	const trap = 0xcc // int3
+	var code [1]byte
+	if p.file.ReadVaddr(code[:], addr) != nil || code[0] != trap {
+		return elffile.Symbol{}, false
+	}
+	sym, ok := p.symbol(addr + 1)
+	return sym, ok && sym.Value == addr+1
 }
 
 // start is where the nameless function at addr begins, as its unwind

@@ -300,6 +300,19 @@ func (p program) starting(t *testing.T, prefix string) uint64 {
 	return 0
 }
 
+// V8 returns to where some of its builtins begin, behind the traps between them.
+func TestNamesBehindTraps(t *testing.T) {
+	p := build(t, "x.c", `
+__asm__(".text\n.macro function name\n.globl \\name\n.type \\name,%function\n\\name:\nret\n.size \\name,.-\\name\n.endm\n"
+	"function first\n.fill 8,1,0xcc\nfunction resumed\n.fill 8,1,0\nfunction padded\n");
+void _start(void) { for (;;) ; }`, "gcc", "-O2", "-g0", "-nostdlib", "-static")
+	p.install(t, "--strip-debug")
+	_, in := p.attach(t)
+	want(t, in, p.at["resumed"]-1, profiler.Frame{Function: "resumed", Kind: profiler.KindNative})
+	want(t, in, p.at["resumed"]-2)
+	want(t, in, p.at["padded"]-1)
+}
+
 func TestRows(t *testing.T) {
 	t.Run("of a stripped file", func(t *testing.T) {
 		p := build(t, "x.c", source, "gcc", "-O2")
