@@ -110,7 +110,9 @@ func inside() error {
 		if err != nil {
 			return err
 		}
-		seen[le32(rec.RawSample[8:])]++
+		if rec.RawSample[0] != madeCgroup {
+			seen[le32(rec.RawSample[8:])]++
+		}
 	}
 	k.Detach()
 	_ = child.Process.Kill()

@@ -160,6 +160,7 @@ func (c *Cluster) kubelet(name string) object {
 		"failSwapOn":               false,
 		"clusterDNS":               []string{dnsIP},
 		"clusterDomain":            "cluster.local",
+		"syncFrequency":            "10s", // how soon a pod's labels are in its files; a minute else
 		// Images cannot be pulled again, and the disk is not this node's alone.
 		"imageGCHighThresholdPercent": 100,
 		"evictionHard": object{
