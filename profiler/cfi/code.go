@@ -257,15 +257,15 @@ const (
 // frame that is there, and say so by reading from it first. Addresses are looked up
 // one before the return address, which is the last trap before the function.
 func (a *analysis) resumed() {
-	frame := frameState{fpSaved: true, fpSlot: -16}
+	frame, size := frameState{fpSaved: true, fpSlot: -16}, 1
 	frame.values[valueFP] = frameValue{valueCFA, -16}
 	if a.arch.linkRegister {
-		frame.raSaved, frame.raSlot = true, -8
+		frame.raSaved, frame.raSlot, size = true, -8, 4
 	}
 	id := a.intern(&frame)
 	for at := int(-a.base % trapsAlign); at < len(a.code); at += trapsAlign {
 		if a.marks[at]&markFunction != 0 && a.trapsBefore(at) && a.readsFrame(at) {
-			a.found[at-1], a.owner[at-1], a.sizes[at-1] = id+1, 0, 1
+			a.found[at-size], a.owner[at-size], a.sizes[at-size] = id+1, 0, uint8(size)
 		}
 	}
 }

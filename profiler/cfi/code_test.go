@@ -452,6 +452,34 @@ func checkRules(t *testing.T, program string, want map[string]string) {
 	}
 }
 
+// The same on arm64, for which CI has no assembler.
+func TestCodeOfBuiltinsOfArm(t *testing.T) {
+	const base = 1 << 20
+	traps := strings.Repeat("\xcc", 28)
+	code := "\xc0\x03\x5f\xd6" + traps + // ret
+		"\xb4\x03\x5e\xf8\xc0\x03\x5f\xd6" + traps[:24] + // ldur x20, [x29, #-32]; ret
+		"\xb4\x00\x5e\xf8\xc0\x03\x5f\xd6" // ldur x20, [x5, #-32]; ret
+	a := &analysis{ids: map[frameState]uint16{}}
+	a.reset(&aarch64, base, len(code), base)
+	copy(a.code, code)
+	a.sweep(true)
+	a.analyse(-1)
+	w := writer{low: base, high: base + uint64(len(code))}
+	w.put(base, Rule{})
+	a.put(&w, base, w.high)
+	for before, want := range map[uint64]string{32: "x29+16 c-16 c-8", 64: "sp+0 same same"} {
+		var rule Rule
+		for _, r := range w.rows {
+			if r.PC < base+before {
+				rule = r.Rule
+			}
+		}
+		if cfa, fp, ra := rule.Text(elf.EM_AARCH64); cfa+" "+fp+" "+ra != want {
+			t.Errorf("before %d: %s %s %s, want %s", before, cfa, fp, ra, want)
+		}
+	}
+}
+
 // FuzzCode follows random bytes.
 func FuzzCode(f *testing.F) {
 	f.Add([]byte("\x55\x48\x89\xe5\xe8\x00\x00\x00\x00\x5d\xc3"), false)
