@@ -57,7 +57,7 @@ func Images(t *testing.T) (archive func(program string) string) {
 	for name, pkg := range map[string]string{"kalypso-agent": "../../cmd/agent", "kalypsoctl": "../../cmd/kalypsoctl"} {
 		Run(t, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-X main.version=v0.0.0-test", "-o", filepath.Join(platform, name), pkg)
 	}
-	Run(t, "go", "run", "../../docker/images", "-arch", runtime.GOARCH, "-tag", Tag, "-binaries", binaries, "-o", out)
+	Run(t, "go", "run", "-trimpath", "../../docker/images", "-arch", runtime.GOARCH, "-tag", Tag, "-binaries", binaries, "-o", out)
 	return func(program string) string {
 		return filepath.Join(out, fmt.Sprintf("%s-%s-linux-%s.tar", program, Tag, runtime.GOARCH))
 	}
