@@ -29,7 +29,7 @@ func (c config) programs() error {
 			}
 		}
 	}
-	images := c.command("go", "run", "./docker/images", "-tag", c.number, "-revision", c.revision,
+	images := c.command("go", "run", "-trimpath", "./docker/images", "-tag", c.number, "-revision", c.revision,
 		"-created", strconv.FormatInt(c.created.Unix(), 10), "-binaries", built, "-o", c.file("images"))
 	if c.arch != "" {
 		images.Args = append(images.Args, "-arch", c.arch)

@@ -165,7 +165,7 @@ func loadImages(t *testing.T, c *cluster.Cluster) {
 	}
 	dir := t.TempDir()
 	for name, build := range map[string][]string{
-		"receiver":     {"go", "build", "./receiver"},
+		"receiver":     {"go", "build", "-trimpath", "./receiver"},
 		"golang":       {"go", "build", "../workloads/golang"},
 		"chain":        {"gcc", "-O2", "-static", "-fomit-frame-pointer", "../workloads/chain.c"},
 		"chain-shared": {"gcc", "-O2", "-fomit-frame-pointer", "../workloads/chain.c"},
