@@ -238,7 +238,7 @@ check: ## layout, go.mod, vet, lint, arm64, macOS, generated files
 	@if command -v golangci-lint >/dev/null; then \
 		echo 'golangci-lint'; golangci-lint run; \
 	else \
-		echo 'staticcheck (golangci-lint is not installed)'; $(GO) run $(STATICCHECK) ./...; \
+		echo 'staticcheck (golangci-lint is not installed)'; GOFLAGS="$$GOFLAGS -trimpath" $(GO) run $(STATICCHECK) ./...; \
 	fi
 	@echo 'generated files'
 	@before=$$($(GENERATED)); $(MAKE) --no-print-directory generate && after=$$($(GENERATED)); \
