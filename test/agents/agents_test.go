@@ -177,7 +177,7 @@ func (b *bench) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(script.Dir(), "kalypsoctl"), args...)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "HOME="+cmd.Dir, "KUBECONFIG="+b.Kubeconfig, "KALYPSO_CHARTS="+b.charts)
+	cmd.Env = append(os.Environ(), "HOME="+cmd.Dir, "KUBECONFIG="+b.Kubeconfig, "KALYPSO_CHARTS="+b.charts, "LC_ALL=C.UTF-8", "TERM=xterm")
 	return cmd
 }
 
