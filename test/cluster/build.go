@@ -21,7 +21,7 @@ import (
 const keep = 14 * 24 * time.Hour
 
 // Build gives the folder of the binaries, after compiling them if those of the
-// same source are not in the user's cache: once 7 to 14 minutes on two cores,
+// same source are not in the user's cache: once 5 to 8 minutes on two cores,
 // 4 GiB in Go's own cache and 220 MB in ours.
 func Build(ctx context.Context, log func(string, ...any)) (string, error) {
 	if dir := os.Getenv(Variable); filepath.IsAbs(dir) {
