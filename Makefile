@@ -107,15 +107,17 @@ test: ## all tests, with real eBPF, as root; installs what they need
 	$(GOTEST) ./...
 
 # Kubernetes is compiled before, as the user: minutes, once. Tests that install wait
-# most of the time, so two packages of them run at once; shares and rates are asked
-# for in the last, by itself.
-CLUSTERTESTS ?= ./test/install/... ./test/pods/... ./test/cluster/... ./deploy/...
+# most of the time, so two packages of them run at once; where shares and rates are
+# asked for, none is beside it.
+CLUSTERTESTS ?= ./test/install/... ./test/pods/... ./test/cluster/... ./deploy/... ./test/agents/...
+ALONE        := ./test/agents/...
 .PHONY: test-cluster
 test-cluster: ## installs on a real Kubernetes, with simulated nodes
 	@scripts/setup test-cluster
 	@KALYPSO_TEST_CLUSTER=$$($(GO) run -trimpath ./test/cluster/run -build) && export KALYPSO_TEST_CLUSTER && \
-	$(GOTEST) -p 2 $(CLUSTERTESTS) && \
-	$(GOTEST) ./test/agents/...
+	for tests in '-p 2 $(filter-out $(ALONE),$(CLUSTERTESTS))' '$(filter $(ALONE),$(CLUSTERTESTS))'; do \
+		case $$tests in *./*) $(GOTEST) $$tests || exit 1 ;; esac; \
+	done
 
 # The servers are of a module of their own; Prometheus is built without what looks
 # for targets in clouds. A Pyroscope server is used where PYROSCOPE_BIN names its

@@ -2,6 +2,7 @@ package cfi
 
 import (
 	"debug/elf"
+	"encoding/binary"
 	"io"
 	"slices"
 	"sync"
@@ -268,6 +269,15 @@ func (a *analysis) resumed() {
 			a.found[at-size], a.owner[at-size], a.sizes[at-size] = id+1, 0, uint8(size)
 		}
 	}
+}
+
+// readsFrame tells whether an instruction loads from below the frame pointer.
+func (a *analysis) readsFrame(at int) bool {
+	if a.arch.linkRegister { // ldur x, [x29, #-n]
+		return len(a.code)-at >= 4 && binary.LittleEndian.Uint32(a.code[at:])&0xfff00fe0 == 0xf8500000|armFP<<5
+	}
+	in := &a.x86
+	return decodeX86(a.code[at:], in) && in.space == 0 && in.op == 0x8b && in.wide && in.mod != 3 && in.rm == x86RBP && in.disp < 0
 }
 
 // trapsBefore tells whether nothing but traps is before an offset.

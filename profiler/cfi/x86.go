@@ -412,15 +412,6 @@ func isMoveOfSPToFP(code []byte) bool {
 	return bytes.HasPrefix(code, []byte{0x48, 0x89, 0xe5}) || bytes.HasPrefix(code, []byte{0x48, 0x8b, 0xec})
 }
 
-// readsFrame tells whether an instruction loads from below the frame pointer.
-func (a *analysis) readsFrame(at int) bool {
-	if a.arch.linkRegister { // ldur x, [x29, #-n]
-		return len(a.code)-at >= 4 && binary.LittleEndian.Uint32(a.code[at:])&0xfff00fe0 == 0xf8500000|armFP<<5
-	}
-	in := &a.x86
-	return decodeX86(a.code[at:], in) && in.space == 0 && in.op == 0x8b && in.wide && in.mod != 3 && in.rm == x86RBP && in.disp < 0
-}
-
 // stepX86 applies the instruction at code[at] to s.
 func stepX86(a *analysis, s *frameState, at int) step {
 	in := &a.x86
